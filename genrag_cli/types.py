@@ -1,0 +1,307 @@
+"""The nouns that stages pass to each other: frozen, shape-checked, numpy only.
+
+Letters: n queries, N bank spots, G genes, A anchor genes, d embedding dimensions. Coordinates are x, y; arrays rows-first.
+This module knows no file format, no torch and no arithmetic beyond geometry.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrag_cli.errors import GeneragError
+from genrag_cli.units import Microns, Mpp, TilePx
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Strings = NDArray[np.str_]
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hashes whole objects (dataclasses, dicts, lists, numbers, strings, arrays) to 64 hex digits.
+
+    Equal content gives equal digests on every machine. Arrays count by dtype, shape and bytes.
+    """
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, np.ndarray):
+            body = "\n".join(value.tolist()).encode() if value.dtype.kind == "U" else np.ascontiguousarray(value).tobytes()
+            kind = "U" if value.dtype.kind == "U" else value.dtype.str
+            return [kind, list(value.shape), hashlib.sha256(body).hexdigest()]
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, dict):
+            return {str(k): plain(v) for k, v in sorted(value.items())}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return value
+
+    text = json.dumps([plain(p) for p in parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _expect_shape(what: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> None:
+    fits = array.ndim == len(shape) and all(w in (None, g) for g, w in zip(array.shape, shape, strict=True))
+    if not fits:
+        raise GeneragError(f"{what}: expected shape {shape} (None is free), found {array.shape}")
+
+
+@dataclass(frozen=True)
+class PixelSize:
+    """How many um a level-0 pixel is, where that comes from, and what other sources said."""
+
+    mpp: Mpp
+    source: str
+    others: tuple[tuple[str, float], ...] = ()
+    """(source, um/px) of every usable source that did not decide."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An expression space. Two scales are never compared; `genes.scales.convert` goes from one to another."""
+
+    library: Literal["none", "panel", "all"] = "none"
+    """Which genes a spot's library size is summed over; `none`: not normalised."""
+    size_factor: float = 1.0
+    """Counts per spot after normalisation; 1 when library is none."""
+    log: Literal["none", "ln", "log2"] = "none"
+    """log(1 + value) in this base."""
+
+    @property
+    def name(self) -> str:
+        """A short name: `counts`, `log1p_cp10k`, ..."""
+        named = {COUNTS: "counts", LOG1P_CP10K: "log1p_cp10k"}
+        return named.get(self) or f"{self.log}-{self.library}-{self.size_factor:g}"
+
+    @staticmethod
+    def from_name(name: str) -> "Scale":
+        """The scale called `name`.
+
+        Raises:
+            GeneragError: for a name that is not one of the built-in scales.
+        """
+        for scale in (COUNTS, LOG1P_CP10K):
+            if scale.name == name:
+                return scale
+        raise GeneragError(f"unknown expression scale {name!r}", "Known: counts, log1p_cp10k")
+
+
+COUNTS = Scale()
+LOG1P_CP10K = Scale(library="all", size_factor=1e4, log="ln")
+
+
+@dataclass(frozen=True, eq=False)
+class TileGrid:
+    """Where on a slide the tiles are; one per spot."""
+
+    slide_id: str
+    names: Strings
+    """(n,) unique spot names."""
+    centres: Doubles
+    """(n, 2) x, y of the centres in level-0 px."""
+    array_rc: Ints
+    """(n, 2) row, column in the lattice."""
+    tile_px: TilePx
+    """Side of a tile as the backbone sees it."""
+    fov_um: Microns
+    """Side of a tile on the tissue."""
+    pitch_um: Microns
+    """Distance between neighbouring centres."""
+    pixel_size: PixelSize
+
+    def __post_init__(self) -> None:
+        n = len(self.names)
+        _expect_shape("TileGrid.centres", self.centres, (n, 2))
+        _expect_shape("TileGrid.array_rc", self.array_rc, (n, 2))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def mpp(self) -> float:
+        """um per pixel of a tile."""
+        return self.fov_um / self.tile_px
+
+    @property
+    def side_px(self) -> float:
+        """Side of a tile in level-0 px."""
+        return self.fov_um / self.pixel_size.mpp
+
+    @property
+    def xy(self) -> Ints:
+        """(n, 2) top-left corners in level-0 px, rounded; may be negative at the edge of a slide."""
+        return np.round(self.centres - self.side_px / 2).astype(np.int64)
+
+    def rows(self, rows: Ints) -> "TileGrid":
+        """The same grid cut down to some of its rows, in the order given."""
+        return dataclasses.replace(
+            self, names=self.names[rows], centres=self.centres[rows], array_rc=self.array_rc[rows]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TileBatch:
+    """Pixels of some rows of a grid."""
+
+    rows: Ints
+    """(b,) rows of the grid."""
+    pixels: NDArray[np.uint8]
+    """(b, tile_px, tile_px, 3) RGB."""
+
+    def __post_init__(self) -> None:
+        _expect_shape("TileBatch.pixels", self.pixels, (len(self.rows), None, None, 3))
+
+
+@dataclass(frozen=True)
+class BackboneCard:
+    """What a backbone is and needs; goes into every file that its numbers go into."""
+
+    name: str
+    revision: str
+    dim: int
+    """d, length of an embedding."""
+    tile_px: TilePx
+    """Side of the square tile that it takes."""
+    licence: str
+    weights_sha256: str = ""
+    """Digest of the weights file; empty where there are no weights."""
+    fov_um: Microns | None = None
+    """Field of view that it was trained at; None where any will do (the bank's is used)."""
+    deterministic: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Image embeddings of the spots of a grid."""
+
+    values: Floats
+    """(n, d)"""
+    grid: TileGrid
+    card: BackboneCard
+
+    def __post_init__(self) -> None:
+        _expect_shape("Embeddings.values", self.values, (len(self.grid), self.card.dim))
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """Expression of named genes at named spots, in a declared scale."""
+
+    values: Floats
+    """(n, G)"""
+    names: Strings
+    genes: Strings
+    scale: Scale
+
+    def __post_init__(self) -> None:
+        _expect_shape("Expression.values", self.values, (len(self.names), len(self.genes)))
+
+
+@dataclass(frozen=True, eq=False)
+class SparseCodes:
+    """The weights that a retrieval gives to bank spots: CSR over queries, and how well each was solved."""
+
+    indptr: Ints
+    """(n + 1,)"""
+    indices: NDArray[np.int32]
+    """(nnz,) bank rows, ascending within a query."""
+    weights: Floats
+    """(nnz,)"""
+    n_bank: int
+    """N"""
+    gap: Doubles
+    """(n,) relative duality gap, computed in float64."""
+    passes: NDArray[np.float32]
+    """(n,) looks at the whole bank that each query took (one `D' R` or `D A` product = one pass)."""
+    status: Strings
+    """(n,) `solved` or `stalled` (the asked gap was not reached; `gap` says what was)."""
+
+    def __post_init__(self) -> None:
+        n = len(self.indptr) - 1
+        for name in ("gap", "passes", "status"):
+            _expect_shape(f"SparseCodes.{name}", getattr(self, name), (n,))
+        _expect_shape("SparseCodes.weights", self.weights, (len(self.indices),))
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def n_active(self) -> Ints:
+        """(n,) number of bank spots with a weight, per query."""
+        return np.diff(self.indptr)
+
+    def dense(self) -> Floats:
+        """(n, N) with zeros filled in; for tests and small problems."""
+        out = np.zeros((len(self), self.n_bank), np.float32)
+        out[np.repeat(np.arange(len(self)), self.n_active), self.indices] = self.weights
+        return out
+
+
+def join_codes(parts: "list[SparseCodes]") -> SparseCodes:
+    """Puts codes of consecutive queries over the same bank one after the other."""
+    ends = np.cumsum([0] + [len(p.indices) for p in parts])
+    return SparseCodes(
+        indptr=np.concatenate([[0], *(p.indptr[1:] + e for p, e in zip(parts, ends, strict=False))]).astype(np.int64),
+        indices=np.concatenate([p.indices for p in parts]),
+        weights=np.concatenate([p.weights for p in parts]),
+        n_bank=parts[0].n_bank,
+        gap=np.concatenate([p.gap for p in parts]),
+        passes=np.concatenate([p.passes for p in parts]),
+        status=np.concatenate([p.status for p in parts]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """One number of an evaluation, with what it was computed over."""
+
+    method: str
+    """`retrieval`, `y_init`, `shuffled`, ..."""
+    panel: str
+    """`core` (anchor genes) or `global`."""
+    metric: str
+    value: float | None
+    """None where it is undefined; `note` says why."""
+    n_spots: int
+    n_genes: int
+    n_undefined: int
+    note: str = ""
+
+
+Provenance = dict[str, Any]
+"""Flat names to strings and numbers: what made a file."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of long work, for whoever shows it."""
+
+    stage: str
+    done: int
+    total: int
+    detail: str = ""
+
+
+@dataclass
+class Listener:
+    """Where a pipeline says what it does. The default says nothing; `cli` shows it with rich."""
+
+    messages: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        """One line a person should read."""
+        self.messages.append(text)
+
+    def warn(self, text: str) -> None:
+        """One line a person should not miss."""
+        self.messages.append(f"warning: {text}")
+
+    def progress(self, step: Progress) -> None:
+        """How far a stage is."""
