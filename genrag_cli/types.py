@@ -1,6 +1,7 @@
 """The nouns that stages pass to each other: frozen, shape-checked, numpy only.
 
-Letters: n queries, N bank spots, G genes, A anchor genes, d embedding dimensions. Coordinates are x, y; arrays rows-first.
+Letters: n queries, N bank spots, G genes, A anchor genes, d embedding dimensions.
+Coordinates are x, y; arrays rows-first.
 This module knows no file format, no torch and no arithmetic beyond geometry.
 """
 
@@ -32,7 +33,9 @@ def fingerprint(*parts: Any) -> str:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, np.ndarray):
-            body = "\n".join(value.tolist()).encode() if value.dtype.kind == "U" else np.ascontiguousarray(value).tobytes()
+            body = (
+                "\n".join(value.tolist()).encode() if value.dtype.kind == "U" else np.ascontiguousarray(value).tobytes()
+            )
             kind = "U" if value.dtype.kind == "U" else value.dtype.str
             return [kind, list(value.shape), hashlib.sha256(body).hexdigest()]
         if isinstance(value, np.generic):
