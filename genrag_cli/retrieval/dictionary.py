@@ -1,0 +1,72 @@
+"""From prepared embeddings and anchor genes to the rows that Eq. 1 compares.
+
+D = [sqrt(w) S_f (F - f0); sqrt(1-w) S_y (Y - y0)], w = omega.
+
+Bank and queries go through the same `Blocks`, so that they cannot end up in different spaces. This module does not know
+where embeddings come from; standardising them per section is its caller's business (definitions section 1).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrag_cli.errors import SolverError, UsageError
+from genrag_cli.types import Doubles, Floats
+
+SD_FLOOR = 0.01
+"""A dimension's sd is never taken below this share of the root mean square sd over dimensions."""
+
+
+def floor_sd(sd: NDArray[np.floating]) -> Doubles:
+    """Standard deviations (d,) with the floor applied, so that a dimension that hardly moves is not blown up."""
+    values: Doubles = np.asarray(sd, np.float64)
+    least = SD_FLOOR * np.sqrt(np.mean(values**2))
+    return np.asarray(np.maximum(values, least if least > 0 else 1.0))
+
+
+def standardise(features: Floats, mean: Doubles, sd: Doubles) -> Floats:
+    """(F - mean) / floored sd, per dimension; features (n, d)."""
+    return ((features - mean) / floor_sd(sd)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """How the two blocks of a row are centred, scaled and weighed.
+
+    Args:
+        omega: weight of morphology, 0..1.
+        feature_scale: S_f, one number (1/sqrt(d), or 1).
+        anchor_centre: y0 (A,).
+        anchor_scale: the diagonal of S_y (A,).
+    """
+
+    omega: float
+    feature_scale: float
+    anchor_centre: Doubles
+    anchor_scale: Doubles
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.omega <= 1:
+            raise UsageError(f"omega {self.omega} asked; 0 <= omega <= 1 is possible (1: morphology alone)")
+
+    @staticmethod
+    def balanced(omega: float, dim: int, anchor_mean: Doubles, anchor_sd: Doubles) -> "Blocks":
+        """Preset `default`: both blocks centred, each dimension at unit sd, each block divided by sqrt of its size."""
+        k = len(anchor_mean)
+        return Blocks(omega, 1 / np.sqrt(dim), anchor_mean, 1 / floor_sd(anchor_sd) / np.sqrt(k))
+
+    @staticmethod
+    def as_published(omega: float, n_anchors: int) -> "Blocks":
+        """Preset `paper`: values as they are."""
+        return Blocks(omega, 1.0, np.zeros(n_anchors), np.ones(n_anchors))
+
+    def rows(self, features: Floats, anchors: Floats) -> Floats:
+        """(n, d) features and (n, A) anchor expression as (n, d + A) rows of the problem; the weights are in."""
+        if len(features) != len(anchors) or anchors.shape[1] != len(self.anchor_centre):
+            raise SolverError(
+                f"{features.shape} features and {anchors.shape} anchors given, {len(self.anchor_centre)} anchors expected"
+            )
+        f = np.sqrt(self.omega) * self.feature_scale * features
+        y = np.sqrt(1 - self.omega) * self.anchor_scale * (anchors - self.anchor_centre)
+        return np.concatenate([f, y], axis=1).astype(np.float32)

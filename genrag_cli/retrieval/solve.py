@@ -1,0 +1,133 @@
+"""The library's front door: any dictionary, any queries, numpy or torch in, `SparseCodes` out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrag_cli.errors import SolverError
+from genrag_cli.retrieval.fista import lipschitz, solve_dense
+from genrag_cli.types import SparseCodes, join_codes
+
+Array = NDArray[Any] | Tensor
+TIGHTEST_GAP = 1e-7
+"""float32 weights cannot promise less."""
+
+
+def solve(
+    dictionary: Array,
+    queries: Array,
+    *,
+    l1: float | Array,
+    l2: float | Array,
+    nonnegative: bool = True,
+    gap: float = 1e-4,
+    chunk: int = 256,
+    max_iter: int = 20_000,
+    device: str | torch.device | None = None,
+    start: SparseCodes | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> SparseCodes:
+    """Minimises 1/2 |b - D a|^2 + l1 |a|_1 + l2/2 |a|^2 for every column b of `queries`.
+
+    Args:
+        dictionary: D, (m, N) float32; one column per bank spot.
+        queries: (m, n) float32; one column per query.
+        l1: one value or one per query, >= 0.
+        l2: one value or one per query, >= 0.
+        nonnegative: a >= 0 (the default) or signed.
+        gap: relative duality gap (P - dual) / P that every query must reach by itself; 1e-7 is the tightest.
+        chunk: queries solved side by side; memory grows with chunk x N, the result does not depend on it.
+        max_iter: iterations after which a query is returned with status `stalled` and the gap that it has.
+        device: where to compute; the dictionary's own device, else the CPU.
+        start: codes to begin from (warm start), same N and n.
+        on_progress: told how many more queries are done.
+
+    Returns:
+        `SparseCodes`; `gap` is recomputed in float64 from the returned weights, `status` is `solved` or `stalled`.
+
+    Raises:
+        SolverError: for shapes that do not fit, values that are not finite, or a penalty or gap that is out of range.
+    """
+    atoms, rows = _tensor("dictionary", dictionary, device).T.contiguous(), _tensor("queries", queries, device)
+    if rows.shape[0] != atoms.shape[1]:
+        raise SolverError(f"dictionary has {atoms.shape[1]} rows, queries have {rows.shape[0]}; they must be equal")
+    rows = rows.T.contiguous().to(atoms.device)
+    n, n_bank = len(rows), len(atoms)
+    if n_bank == 0:
+        raise SolverError("the dictionary has no columns: nothing to retrieve from")
+    if not TIGHTEST_GAP <= gap < 1:
+        raise SolverError(f"gap {gap:g} asked; {TIGHTEST_GAP:g} <= gap < 1 is possible with float32 weights")
+    if chunk < 1 or max_iter < 1:
+        raise SolverError(f"chunk {chunk} and max_iter {max_iter} must be at least 1")
+    strong, ridge = _per_query("l1", l1, n, atoms), _per_query("l2", l2, n, atoms)
+    if start is not None and (start.n_bank != n_bank or len(start) != n):
+        raise SolverError(f"start is for {len(start)} queries over {start.n_bank} spots, asked {n} over {n_bank}")
+    step = lipschitz(atoms)
+    parts = []
+    for low in range(0, n, chunk):
+        part = slice(low, low + chunk)
+        warm = None if start is None else _rows_of(start, part, atoms.device)
+        codes, reached, passes = solve_dense(
+            atoms, rows[part], strong[part], ridge[part], nonnegative=nonnegative, gap=gap, max_iter=max_iter,
+            step=step, start=warm, on_solved=on_progress,
+        )  # fmt: skip
+        parts.append(pack_codes(codes, reached, passes, gap))
+    return join_codes(parts) if parts else empty_codes(n_bank)
+
+
+def pack_codes(codes: Tensor, reached: Tensor, passes: Tensor, gap: float) -> SparseCodes:
+    """Dense codes (q, N) as CSR, with the status that their gaps deserve."""
+    rows, cols = codes.nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=len(codes)).cpu().numpy()
+    gaps = reached.cpu().numpy().astype(np.float64)
+    return SparseCodes(
+        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        indices=cols.cpu().numpy().astype(np.int32),
+        weights=codes[rows, cols].cpu().numpy(),
+        n_bank=codes.shape[1],
+        gap=gaps,
+        passes=passes.cpu().numpy(),
+        status=np.where(gaps <= gap, "solved", "stalled"),
+    )
+
+
+def empty_codes(n_bank: int) -> SparseCodes:
+    """Codes of no queries."""
+    nothing = np.zeros(0)
+    return SparseCodes(
+        np.zeros(1, np.int64), nothing.astype(np.int32), nothing.astype(np.float32), n_bank, nothing,
+        nothing.astype(np.float32), np.zeros(0, "<U7"),
+    )  # fmt: skip
+
+
+def _tensor(what: str, array: Array, device: str | torch.device | None) -> Tensor:
+    tensor = torch.as_tensor(array, dtype=torch.float32, device=device)
+    if tensor.ndim != 2:
+        raise SolverError(f"{what}: a matrix was expected, found shape {tuple(tensor.shape)}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise SolverError(f"{what}: {int((~torch.isfinite(tensor)).sum())} values are not finite")
+    return tensor
+
+
+def _per_query(what: str, value: float | Array, n: int, like: Tensor) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=torch.float32).to(like.device)
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != n):
+        raise SolverError(f"{what}: one value or {n} were expected, found shape {tuple(tensor.shape)}")
+    if not bool(torch.isfinite(tensor).all()) or bool((tensor < 0).any()):
+        raise SolverError(f"{what}: must be finite and not negative")
+    return tensor.expand(n).contiguous()
+
+
+def _rows_of(codes: SparseCodes, part: slice, device: torch.device) -> Tensor:
+    low, high = part.start, min(part.stop, len(codes))
+    inside = slice(codes.indptr[low], codes.indptr[high])
+    out = torch.zeros(high - low, codes.n_bank)
+    rows = np.repeat(np.arange(high - low), np.diff(codes.indptr[low : high + 1]))
+    out[torch.from_numpy(rows), torch.from_numpy(codes.indices[inside].astype(np.int64))] = torch.from_numpy(
+        codes.weights[inside]
+    )
+    return out.to(device)
