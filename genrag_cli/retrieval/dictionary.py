@@ -65,7 +65,7 @@ class Blocks:
         """(n, d) features and (n, A) anchor expression as (n, d + A) rows of the problem; the weights are in."""
         if len(features) != len(anchors) or anchors.shape[1] != len(self.anchor_centre):
             raise SolverError(
-                f"{features.shape} features and {anchors.shape} anchors given, {len(self.anchor_centre)} anchors expected"
+                f"{features.shape} features, {anchors.shape} anchors given; {len(self.anchor_centre)} anchors expected"
             )
         f = np.sqrt(self.omega) * self.feature_scale * features
         y = np.sqrt(1 - self.omega) * self.anchor_scale * (anchors - self.anchor_centre)

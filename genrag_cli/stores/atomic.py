@@ -33,7 +33,7 @@ def new_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: where the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
@@ -64,8 +64,8 @@ def explain(error: OSError, path: Path) -> OutputError:
 
 
 def sweep(path: Path) -> None:
-    """Removes temporary files of `path` whose writer is no longer alive."""
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    """Removes temporary files of `path` that a process of this machine left and that is no longer alive."""
+    for left in path.parent.glob(f".{path.name}.{os.uname().nodename}.*.partial"):
         pid = left.name.split(".")[-2]
         if pid.isdigit() and int(pid) != os.getpid() and not Path(f"/proc/{pid}").exists():
             remove(left)

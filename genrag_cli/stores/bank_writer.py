@@ -1,0 +1,132 @@
+"""Writing a bank: sections, embeddings and versions are added one file and one manifest at a time.
+
+A killed build leaves finished sections behind and nothing half-written; `bank.py` reads what is written here.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrag_cli._version import __version__
+from genrag_cli.stores.atomic import digest_file, write_json
+from genrag_cli.stores.bank import read_manifest
+from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, derived_file, embedding_file, section_file
+from genrag_cli.stores.zipped import add_rows, packing, write_anndata, write_arrays
+from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings
+
+
+class BankWriter:
+    """Adds to the bank in `folder`; the caller holds its `writer_lock`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = read_manifest(folder) if (folder / MANIFEST).exists() else {}
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been written yet."""
+        return not self.manifest
+
+    def create(self, *, genes: Strings, gene_ids: Strings | None, geometry: dict[str, float], train: str) -> None:
+        """Freezes the gene list and the geometry of the bank."""
+        self.manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "generag_version": __version__,
+            "train": train,
+            "genes": genes.tolist(),
+            "gene_ids": None if gene_ids is None else gene_ids.tolist(),
+            "geometry": geometry,
+            "sections": [],
+            "skipped": [],
+            "dropped_genes": {},
+            "backbones": {},
+        }
+        self._save()
+
+    def note(self, **entries: Any) -> None:
+        """Sets flat entries of the manifest, such as `skipped` and `dropped_genes`."""
+        if any(self.manifest.get(k) != v for k, v in entries.items()):
+            self.manifest.update(entries)
+            self._save()
+
+    def section(self, name: str) -> dict[str, Any] | None:
+        """The entry of a finished section."""
+        return next((s for s in self.manifest["sections"] if s["name"] == name), None)
+
+    def add_section(
+        self, name: str, *, names: Strings, counts: Any, totals: Doubles, centres: Doubles, array_rc: Ints,
+        entry: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Adds one section.
+
+        Args:
+            name: its name.
+            names: (n,) spot names.
+            counts: CSR (n, G) over the bank's genes in the bank's order.
+            totals: (n,) counts over all genes of the section.
+            centres: (n, 2) x, y in level-0 px.
+            array_rc: (n, 2) row, column in the lattice.
+            entry: more for the manifest: `key`, `patient`, `pixel_size`, ...
+        """
+        import anndata
+        import pandas as pd
+
+        obs = pd.DataFrame(
+            {"array_row": array_rc[:, 0], "array_col": array_rc[:, 1], "total_counts": totals},
+            index=pd.Index(names.tolist(), dtype=object),
+        )
+        var = pd.DataFrame(index=pd.Index(self.manifest["genes"], dtype=object))
+        if self.manifest["gene_ids"]:
+            var["gene_ids"] = self.manifest["gene_ids"]
+        file = section_file(name)
+        with packing(self.folder / file) as folder:
+            write_anndata(folder, anndata.AnnData(X=counts, obs=obs, var=var, obsm={"spatial": centres}))
+        digest = digest_file(self.folder / file)
+        entry = {"name": name, "file": file, "sha256": digest, "n_spots": len(names), **entry}
+        self.manifest["sections"] = [s for s in self.manifest["sections"] if s["name"] != name] + [entry]
+        self._save()
+
+    def embedded(self, card: BackboneCard, name: str, key: str) -> bool:
+        """Whether this section's embeddings are finished under this key."""
+        entry = self.manifest["backbones"].get(card.name, {}).get("sections", {}).get(name)
+        return bool(entry and entry["key"] == key and (self.folder / entry["file"]).is_file())
+
+    def add_embeddings(self, card: BackboneCard, name: str, names: Strings, blocks: Iterator[Floats], key: str) -> None:
+        """Adds one section's embeddings, (b, d) block by block."""
+        import anndata
+        import pandas as pd
+
+        file = embedding_file(card.name, name)
+        obs = pd.DataFrame(index=pd.Index(names.tolist(), dtype=object))
+        with packing(self.folder / file) as folder:
+            write_anndata(folder, anndata.AnnData(obs=obs, obsm={"_": np.zeros((len(names), 0), np.float32)}))
+            add_rows(folder, f"obsm/{card.name}", (len(names), card.dim), blocks)
+        backbone = self.manifest["backbones"].setdefault(
+            card.name, {"card": dataclasses.asdict(card), "sections": {}, "versions": []}
+        )
+        backbone["card"] = dataclasses.asdict(card)
+        backbone["sections"][name] = {"file": file, "sha256": digest_file(self.folder / file), "key": key}
+        self._save()
+
+    def current_version(self, backbone: str) -> dict[str, Any] | None:
+        """The newest version of a backbone, or None."""
+        versions = self.manifest["backbones"][backbone]["versions"]
+        return versions[-1] if versions else None
+
+    def add_version(self, backbone: str, arrays: dict[str, NDArray[Any]], entry: dict[str, Any]) -> None:
+        """Adds a version: arrays of `layout.DERIVED` and an entry with sections, anchors, panel and heads' facts."""
+        versions = self.manifest["backbones"][backbone]["versions"]
+        number = len(versions) + 1
+        file = derived_file(backbone, number)
+        write_arrays(self.folder / file, arrays)
+        digest = digest_file(self.folder / file)
+        versions.append({"version": number, "file": file, "sha256": digest, **entry})
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self.folder / MANIFEST, self.manifest)

@@ -1,0 +1,67 @@
+"""The format as data: what a bank and an embeddings file hold, in which type and shape; writer and validator read it here.
+
+Letters: n spots of a section, G genes, d embedding dimensions, A anchor genes, p components. Every store is an AnnData in
+Zarr v3, zipped without compression of the zip itself; `derived` stores are plain Zarr groups of arrays.
+"""
+
+from dataclasses import dataclass
+
+FORMAT = "generag-bank"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Element:
+    """One array of a store: `kind` is numpy's letter for the type, `shape` names its axes."""
+
+    path: str
+    kind: str
+    shape: tuple[str, ...]
+    meaning: str
+
+
+SECTION = (
+    Element("X", "csr", ("n", "G"), "counts of the bank's genes, as measured"),
+    Element("obs/_index", "OUT", ("n",), "spot names, unique within the section"),
+    Element("obs/array_row", "iu", ("n",), "row in the lattice"),
+    Element("obs/array_col", "iu", ("n",), "column in the lattice"),
+    Element("obs/total_counts", "f", ("n",), "counts over all genes of the section, those outside the bank too"),
+    Element("var/_index", "OUT", ("G",), "gene symbols, the manifest's `genes` in its order"),
+    Element("obsm/spatial", "f", ("n", "2"), "x, y of the centres in level-0 px"),
+)
+"""`sections/NAME.zarr.zip`"""
+
+EMBEDDING = (
+    Element("obs/_index", "OUT", ("n",), "spot names, as in the section's store"),
+    Element("obsm/{backbone}", "f", ("n", "d"), "embeddings as the backbone gave them, not standardised"),
+)
+"""`embeddings/BACKBONE/NAME.zarr.zip`, and `SLIDE.BACKBONE.zarr.zip` of `generag embed`"""
+
+DERIVED = (
+    Element("features/mean", "f", ("d",), "mean embedding over the bank's spots"),
+    Element("features/sd", "f", ("d",), "sd of the embedding over the bank's spots"),
+    Element("genes/{scale}/mean", "f", ("G",), "mean expression over the bank's spots"),
+    Element("genes/{scale}/sd", "f", ("G",), "sd of expression over the bank's spots"),
+    Element("genes/{scale}/detected", "f", ("G",), "share of the bank's spots with a count"),
+    Element("heads/{scale}/centre", "f", ("d",), "subtracted from standardised features"),
+    Element("heads/{scale}/components", "f", ("d", "p"), "projection; identity columns where d <= 128"),
+    Element("heads/{scale}/coef", "f", ("p", "A"), "ridge coefficients"),
+    Element("heads/{scale}/intercept", "f", ("A",), "ridge intercept"),
+)
+"""`derived/BACKBONE.vK.zarr.zip`"""
+
+
+def section_file(name: str) -> str:
+    """Where the store of a section stands within a bank."""
+    return f"sections/{name}.zarr.zip"
+
+
+def embedding_file(backbone: str, name: str) -> str:
+    """Where a section's embeddings stand within a bank."""
+    return f"embeddings/{backbone}/{name}.zarr.zip"
+
+
+def derived_file(backbone: str, version: int) -> str:
+    """Where anchors' head and gene statistics of one version stand within a bank."""
+    return f"derived/{backbone}.v{version}.zarr.zip"

@@ -1,0 +1,132 @@
+"""Zarr groups in zip files: packing, opening, and reading AnnData pieces without reading the rest.
+
+The only place that knows how zarr and anndata are driven. It does not know what a bank is.
+"""
+
+import contextlib
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrag_cli.errors import BankError, OutputError
+from genrag_cli.stores.atomic import explain, new_file, pack_folder, remove
+from genrag_cli.types import Ints, Strings
+
+ROWS_PER_CHUNK = 1024
+
+
+@contextlib.contextmanager
+def packing(path: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `path` to write a Zarr group into; on a clean exit it is zipped to `path`.
+
+    Raises:
+        OutputError: where the folder cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.packing"):
+            remove(left)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".packing", dir=path.parent))
+    except OSError as error:
+        raise explain(error, path) from error
+    try:
+        yield folder
+        pack_folder(folder, path)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        remove(folder)
+
+
+def write_anndata(folder: Path, adata: Any) -> None:
+    """Writes an AnnData as Zarr v3 into an empty folder."""
+    import anndata
+
+    with anndata.settings.override(zarr_write_format=3), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata.write_zarr(folder)
+
+
+def add_rows(folder: Path, path: str, shape: tuple[int, int], blocks: Iterator[NDArray[np.float32]]) -> None:
+    """Adds a dense float32 element to an AnnData in a folder, block of rows by block of rows (bounded memory)."""
+    import zarr
+
+    group = zarr.open_group(folder, mode="r+")
+    array = group.create_array(
+        path, shape=shape, dtype="float32", chunks=(max(1, min(ROWS_PER_CHUNK, shape[0])), max(1, shape[1]))
+    )
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    row = 0
+    for block in blocks:
+        array[row : row + len(block)] = block
+        row += len(block)
+    if row != shape[0]:
+        raise OutputError(f"{row} rows of {path} were given, {shape[0]} were announced")
+
+
+def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Writes named arrays as one zipped Zarr v3 group."""
+    import zarr
+
+    with packing(path) as folder:
+        group = zarr.open_group(folder, mode="w", zarr_format=3)
+        for name, array in arrays.items():
+            group.create_array(name, data=np.ascontiguousarray(array))
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Every array of a zipped group, by its path."""
+    with opened(path) as group:
+        return {name: item[...] for name, item in group.members(max_depth=None) if hasattr(item, "shape")}
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Opens a zipped Zarr group for reading.
+
+    Raises:
+        BankError: where the file is missing, cut short or not a zipped Zarr group.
+    """
+    import zarr
+
+    remedy = "The file is damaged or unfinished: take it away and run the command that made it again."
+    if not path.exists():
+        raise BankError(f"{path} is missing", "Run the command that made it again; it redoes only what is missing.")
+    try:
+        store = zarr.storage.ZipStore(path, mode="r")
+        group = zarr.open_group(store, mode="r")
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+        raise BankError(f"{path} cannot be read as a zipped Zarr store: {error}", remedy) from error
+    try:
+        yield group
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise BankError(f"{path} is cut short or damaged: {error}", remedy) from error
+    finally:
+        store.close()
+
+
+def read_index(group: Any, frame: str) -> Strings:
+    """Row names of `obs` or `var`."""
+    import anndata
+
+    return np.asarray(anndata.io.read_elem(group[frame]).index, dtype=np.str_)
+
+
+def read_frame(group: Any, frame: str) -> Any:
+    """`obs` or `var` as a pandas DataFrame."""
+    import anndata
+
+    return anndata.io.read_elem(group[frame])
+
+
+def read_csr_rows(group: Any, rows: slice | Ints) -> Any:
+    """Some rows of X as scipy CSR, without reading the others."""
+    import anndata
+
+    return anndata.io.sparse_dataset(group["X"])[rows]
