@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli._version import __version__
@@ -104,7 +103,7 @@ class BankWriter:
         file = embedding_file(card.name, name)
         obs = pd.DataFrame(index=pd.Index(names.tolist(), dtype=object))
         with packing(self.folder / file) as folder:
-            write_anndata(folder, anndata.AnnData(obs=obs, obsm={"_": np.zeros((len(names), 0), np.float32)}))
+            write_anndata(folder, anndata.AnnData(obs=obs))
             add_rows(folder, f"obsm/{card.name}", (len(names), card.dim), blocks)
         backbone = self.manifest["backbones"].setdefault(
             card.name, {"card": dataclasses.asdict(card), "sections": {}, "versions": []}

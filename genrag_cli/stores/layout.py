@@ -1,7 +1,7 @@
-"""The format as data: what a bank and an embeddings file hold, in which type and shape; writer and validator read it here.
+"""The format as data: what a bank and an embeddings file hold, in which type and shape.
 
-Letters: n spots of a section, G genes, d embedding dimensions, A anchor genes, p components. Every store is an AnnData in
-Zarr v3, zipped without compression of the zip itself; `derived` stores are plain Zarr groups of arrays.
+Letters: n spots of a section, G genes, d embedding dimensions, A anchor genes, p components.
+Every store is an AnnData in Zarr v3 in a zip that adds no compression; `derived` stores are plain groups of arrays.
 """
 
 from dataclasses import dataclass

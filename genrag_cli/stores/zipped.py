@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import BankError, OutputError
-from genrag_cli.stores.atomic import explain, new_file, pack_folder, remove
+from genrag_cli.stores.atomic import explain, pack_folder, remove
 from genrag_cli.types import Ints, Strings
 
 ROWS_PER_CHUNK = 1024
@@ -66,6 +66,11 @@ def add_rows(folder: Path, path: str, shape: tuple[int, int], blocks: Iterator[N
     for block in blocks:
         array[row : row + len(block)] = block
         row += len(block)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # zarr says that consolidated metadata is not in the v3 text yet; anndata uses it
+        zarr.consolidate_metadata(folder)
     if row != shape[0]:
         raise OutputError(f"{row} rows of {path} were given, {shape[0]} were announced")
 
