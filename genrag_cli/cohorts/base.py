@@ -1,0 +1,241 @@
+"""What a measured section is, whatever format it comes from.
+
+Knows names, counts, coordinates and lattice spacing. It does not know any file format, opens no slide,
+and turns no counts into another expression scale.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genrag_cli.errors import CohortError, nearest
+from genrag_cli.types import Doubles, Ints, Strings
+
+# A square lattice has its diagonal neighbours at 1.41 pitches, a hexagonal one its second ring at 1.73.
+_NEIGHBOUR_BAND = (0.75, 1.25)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The counts of one section and where its n spots lie."""
+
+    names: Strings
+    """(n,) unique spot names."""
+    centres: Doubles
+    """(n, 2) x, y of the spot centres in level-0 px; NaN where the source has no coordinates (`read_truth` only)."""
+    array_rc: Ints
+    """(n, 2) row, column in the lattice."""
+    counts: Any
+    """(n, G) scipy CSR of raw counts: int32 where all are whole numbers, else float32."""
+    genes: Strings
+    """(G,) unique symbols."""
+    gene_ids: Strings | None
+    """(G,) stable ids (Ensembl), or None where the source has none."""
+    total_counts: Doubles
+    """(n,) counts of a spot over all genes of the section; stays so when columns are dropped later."""
+    notes: tuple[str, ...] = ()
+    """What a person should know: spots left out, columns summed, values that look unlike counts."""
+
+    def __post_init__(self) -> None:
+        n, n_genes = len(self.names), len(self.genes)
+        expected = {"centres": (n, 2), "array_rc": (n, 2), "counts": (n, n_genes), "total_counts": (n,)}
+        for what, shape in expected.items():
+            if (found := getattr(self, what).shape) != shape:
+                raise CohortError(f"Measured.{what}: expected shape {shape}, found {found}")
+        if self.gene_ids is not None and len(self.gene_ids) != n_genes:
+            raise CohortError(f"Measured.gene_ids: expected {n_genes}, found {len(self.gene_ids)}")
+        refuse_duplicates(self.names, "spot name", "the section")
+        refuse_duplicates(self.genes, "gene", "the section")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def pitch_px(self) -> float:
+        """Median distance between lattice neighbours in level-0 px, from the coordinates alone.
+
+        Raises:
+            CohortError: for fewer than two spots, or coordinates that are missing or all the same.
+        """
+        return neighbour_distance(self.centres)
+
+
+class SectionReader(Protocol):
+    """Reads one section. Implementations are small frozen dataclasses of paths, so that they can be hashed and sent."""
+
+    def load(self) -> Measured:
+        """Reads everything."""
+
+    def gene_names(self) -> Strings:
+        """Reads only what the gene names need; equals `load().genes`."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One tissue slice: who it is from, its image, and how to read its counts."""
+
+    name: str
+    patient: str | None
+    """None is unknown, which is not the same as a patient of its own."""
+    slide: Path | None
+    counts: Path
+    """The file that holds the counts, for messages and digests; `load` may read others too."""
+    reader: SectionReader
+    technology: str = "unknown"
+    """`st`, `visium`, `visium-hd`, `xenium` or `unknown`."""
+    spot_diameter_um: float | None = None
+    spot_pitch_um: float | None = None
+    """Distance between neighbouring spots on the array; None where the technology says nothing about it."""
+    mpp_given: float | None = None
+    """um per level-0 px that a person stated for this section."""
+    pixel_size_candidates: tuple[tuple[str, float], ...] = ()
+    """(source, um/px) stated by metadata beside the slide, most trusted first; never read from the slide itself."""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def load(self) -> Measured:
+        """Reads counts and coordinates.
+
+        Raises:
+            CohortError: for files that are damaged, do not fit together, or share no spot.
+        """
+        return self.reader.load()
+
+    def gene_names(self) -> Strings:
+        """(G,) genes of the section, read without the counts."""
+        return self.reader.gene_names()
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The sections found under one folder."""
+
+    root: Path
+    format: str
+    sections: tuple[Section, ...]
+    """Sections that have counts and a slide."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(name, reason) of what is there and cannot be used with a slide."""
+    warnings: tuple[str, ...] = ()
+    without_slide: tuple[Section, ...] = ()
+    """Sections that are skipped for want of a slide; their counts can still serve as truth."""
+
+    def section(self, name: str) -> Section:
+        """The section called `name`, with a slide or without.
+
+        Raises:
+            CohortError: for an unknown name, or one whose counts cannot be read; says which is meant or why not.
+        """
+        known = {s.name: s for s in (*self.sections, *self.without_slide)}
+        if name in known:
+            return known[name]
+        reasons = dict(self.skipped)
+        if name in reasons:
+            raise CohortError(f"section {name!r} of {self.root} cannot be used: {reasons[name]}")
+        raise CohortError(f"no section {name!r} in {self.root} ({self.format})", nearest(name, known))
+
+
+def refuse_duplicates(values: ArrayLike, what: str, where: object) -> None:
+    """Raises CohortError naming the first repeated values, if any value occurs twice."""
+    unique, times = np.unique(np.asarray(values), return_counts=True)
+    if len(repeated := unique[times > 1]):
+        shown = ", ".join(map(str, repeated[:5]))
+        raise CohortError(
+            f"{where}: {len(repeated)} {what}(s) occur more than once, such as {shown}",
+            "Names must be unique: rename or remove the repeats in the source.",
+        )
+
+
+def assemble_measured(
+    *,
+    source: Path,
+    names: ArrayLike,
+    centres: ArrayLike,
+    array_rc: ArrayLike,
+    counts: Any,
+    genes: ArrayLike,
+    gene_ids: Strings | None = None,
+    notes: Sequence[str] = (),
+) -> Measured:
+    """Brings a reader's raw arrays to the declared dtypes and checks that they can be counts.
+
+    Args:
+        source: file to name in messages.
+        names: (n,) spot names.
+        centres: (n, 2) level-0 px, x then y.
+        array_rc: (n, 2) row, column.
+        counts: (n, G) dense or any scipy sparse layout, over all genes of the section.
+        genes: (G,) symbols, unique.
+        gene_ids: (G,) or None.
+        notes: what the reader has to say.
+
+    Raises:
+        CohortError: for no spots, no genes, negative or non-finite values, shapes or names that do not fit.
+    """
+    from scipy import sparse
+
+    matrix = sparse.csr_matrix(counts)
+    if 0 in matrix.shape:
+        raise CohortError(f"{source}: no counts, the table has {matrix.shape[0]} spots and {matrix.shape[1]} genes")
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    data = matrix.data
+    if not np.all(np.isfinite(data)) or (len(data) and data.min() < 0):
+        raise CohortError(
+            f"{source}: negative or non-finite values among the counts", "Give raw counts, not scaled expression."
+        )
+    whole = bool(np.all(data == np.round(data))) and (not len(data) or data.max() < 2**31)
+    said = list(notes)
+    if not whole:
+        said.append(f"{source.name}: not all counts are whole numbers; they are used as they are")
+    return Measured(
+        names=np.asarray(names, dtype=np.str_),
+        centres=np.asarray(centres, dtype=np.float64),
+        array_rc=np.asarray(array_rc, dtype=np.int64),
+        counts=matrix.astype(np.int32 if whole else np.float32),
+        genes=np.asarray(genes, dtype=np.str_),
+        gene_ids=gene_ids,
+        total_counts=np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel(),
+        notes=tuple(said),
+    )
+
+
+def neighbour_distance(centres: Doubles) -> float:
+    """The median distance between lattice neighbours, in the unit of `centres`.
+
+    The nearest neighbour alone is biased low when positions are jittered (legacy ST: by 6 %), so all neighbours within
+    a band around the estimate count, and the band is centred twice. Holes and single stray spots do not move it.
+
+    Args:
+        centres: (n, 2).
+
+    Raises:
+        CohortError: for fewer than two spots, or coordinates that are missing or all the same.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(centres) < 2 or not np.all(np.isfinite(centres)):
+        raise CohortError(f"the distance between spots needs two or more spots with coordinates, found {len(centres)}")
+    around: NDArray[Any] = cKDTree(centres).query(centres, k=min(9, len(centres)))[0][:, 1:]
+    pitch = float(np.median(around[:, 0]))
+    for _ in range(2):
+        inside = (around > _NEIGHBOUR_BAND[0] * pitch) & (around < _NEIGHBOUR_BAND[1] * pitch)
+        pitch = float(np.median(around[inside])) if inside.any() else pitch
+    if pitch <= 0:
+        raise CohortError(f"most of the {len(centres)} spots lie on top of each other: no distance between spots")
+    return pitch
+
+
+def lattice_indices(centres: Doubles) -> Ints:
+    """(n, 2) row, column made from coordinates by rounding to the pitch, for sources whose own indices are absent.
+
+    Assumes a lattice along the image axes; spots closer than half a pitch share an index.
+    """
+    if len(centres) < 2:
+        return np.zeros((len(centres), 2), np.int64)
+    xy = np.round((centres - centres.min(axis=0)) / neighbour_distance(centres)).astype(np.int64)
+    return np.ascontiguousarray(xy[:, ::-1])
