@@ -1,1 +1,1 @@
-"""outputs."""
+"""What people open: AnnData predictions, exports and figures."""

@@ -1,1 +1,1 @@
-"""pipeline."""
+"""One function per command: stages put in order, no arithmetic of their own."""

@@ -48,6 +48,27 @@ def new_file(path: Path) -> Iterator[Path]:
         remove(temporary)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """As `new_file`, for a folder that takes the place of a folder of the same name."""
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    old = temporary.with_suffix(".old")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        remove(temporary)
+        remove(old)
+
+
 def explain(error: OSError, path: Path) -> OutputError:
     """An OSError met while writing `path`, in words and with a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

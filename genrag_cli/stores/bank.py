@@ -17,7 +17,7 @@ from genrag_cli.errors import BankError, nearest
 from genrag_cli.stores.atomic import digest_file, lock_is_held
 from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST
 from genrag_cli.stores.zipped import opened, read_arrays, read_csr_rows, read_frame, read_index
-from genrag_cli.types import BackboneCard, Doubles, Floats, Strings, fingerprint
+from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings, fingerprint
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -50,10 +50,12 @@ class Bank:
     folder: Path
     manifest: dict[str, Any]
     backbone: str
+    number: int
+    """Of the version, from 1."""
 
     @staticmethod
-    def open(folder: Path, backbone: str) -> "Bank":
-        """Opens a bank.
+    def open(folder: Path, backbone: str, version: int | None = None) -> "Bank":
+        """Opens a bank at its newest version, or an older one.
 
         Raises:
             BankError: where it is missing, unfinished, or lacks the backbone (with the line that adds it).
@@ -68,7 +70,10 @@ class Bank:
                 f"the bank {folder} has no embeddings of backbone {backbone!r}; it has {', '.join(known)}{writer}",
                 f"{nearest(backbone, known)}\nTo add it: " + _finish_line(manifest, folder, backbone),
             )
-        return Bank(folder, manifest, backbone)
+        newest = len(manifest["backbones"][backbone]["versions"])
+        if version is not None and not 1 <= version <= newest:
+            raise BankError(f"the bank {folder} has versions 1 to {newest} of {backbone}, {version} was asked")
+        return Bank(folder, manifest, backbone, version or newest)
 
     @property
     def genes(self) -> Strings:
@@ -77,8 +82,8 @@ class Bank:
 
     @property
     def version(self) -> dict[str, Any]:
-        """The newest version of this backbone: sections, anchors, heads and statistics."""
-        version: dict[str, Any] = self.manifest["backbones"][self.backbone]["versions"][-1]
+        """The version of this backbone that was opened: sections, anchors, heads and statistics."""
+        version: dict[str, Any] = self.manifest["backbones"][self.backbone]["versions"][self.number - 1]
         return version
 
     @property
@@ -186,3 +191,41 @@ def verify_bank(folder: Path) -> list[str]:
     if not any(entry["versions"] for entry in manifest["backbones"].values()):
         wrong.append("the build was not finished")
     return wrong
+
+
+@dataclass(frozen=True, eq=False)
+class SectionReader:
+    """One finished section of a bank, whether or not the bank is finished."""
+
+    folder: Path
+    entry: dict[str, Any]
+    names: Strings
+    centres: Doubles
+    array_rc: Ints
+    totals: Doubles
+
+    @staticmethod
+    def open(folder: Path, entry: dict[str, Any]) -> "SectionReader":
+        """Reads all but the counts."""
+        with opened(folder / entry["file"]) as group:
+            obs = read_frame(group, "obs")
+            centres = np.asarray(group["obsm/spatial"][...], np.float64)
+        rc = obs[["array_row", "array_col"]].to_numpy(np.int64)
+        totals = obs["total_counts"].to_numpy(np.float64)
+        return SectionReader(folder, entry, np.asarray(obs.index, np.str_), centres, rc, totals)
+
+    @property
+    def name(self) -> str:
+        """Name of the section."""
+        return str(self.entry["name"])
+
+    @property
+    def patient(self) -> str | None:
+        """Patient, None where unknown."""
+        patient: str | None = self.entry["patient"]
+        return patient
+
+    def counts(self) -> Any:
+        """CSR (n, G), read anew at each call."""
+        with opened(self.folder / self.entry["file"]) as group:
+            return read_csr_rows(group, slice(0, len(self.names)))

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli._version import __version__
 from genrag_cli.stores.atomic import digest_file, write_json
 from genrag_cli.stores.bank import read_manifest
 from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, derived_file, embedding_file, section_file
-from genrag_cli.stores.zipped import add_rows, packing, write_anndata, write_arrays
+from genrag_cli.stores.zipped import add_rows, opened, packing, write_anndata, write_arrays
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings
 
 
@@ -89,6 +90,20 @@ class BankWriter:
         entry = {"name": name, "file": file, "sha256": digest, "n_spots": len(names), **entry}
         self.manifest["sections"] = [s for s in self.manifest["sections"] if s["name"] != name] + [entry]
         self._save()
+
+    def update_section(self, name: str, **entries: Any) -> None:
+        """Changes facts of a finished section that stand in the manifest only, such as its patient."""
+        for section in self.manifest["sections"]:
+            if section["name"] == name:
+                section.update(entries)
+        self._save()
+
+    def read_embeddings(self, backbone: str, name: str) -> Floats:
+        """(n, d) embeddings of a finished section."""
+        file = self.manifest["backbones"][backbone]["sections"][name]["file"]
+        with opened(self.folder / file) as group:
+            values: Floats = np.asarray(group[f"obsm/{backbone}"][...], np.float32)
+            return values
 
     def embedded(self, card: BackboneCard, name: str, key: str) -> bool:
         """Whether this section's embeddings are finished under this key."""

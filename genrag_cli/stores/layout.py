@@ -45,7 +45,7 @@ DERIVED = (
     Element("genes/{scale}/sd", "f", ("G",), "sd of expression over the bank's spots"),
     Element("genes/{scale}/detected", "f", ("G",), "share of the bank's spots with a count"),
     Element("heads/{scale}/centre", "f", ("d",), "subtracted from standardised features"),
-    Element("heads/{scale}/components", "f", ("d", "p"), "projection; identity columns where d <= 128"),
+    Element("heads/{scale}/components", "f", ("d", "p"), "projection to components; absent where d <= 128"),
     Element("heads/{scale}/coef", "f", ("p", "A"), "ridge coefficients"),
     Element("heads/{scale}/intercept", "f", ("A",), "ridge intercept"),
 )

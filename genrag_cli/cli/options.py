@@ -1,0 +1,79 @@
+"""Every option that more than one command takes, declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Bank = Annotated[
+    Path,
+    typer.Option("--bank", envvar="GENERAG_BANK", help="Bank to read or write.", rich_help_panel="Bank and backbone"),
+]
+DEFAULT_BANK = Path("generag-bank.zarr")
+BackboneName = Annotated[str, typer.Option("--backbone", help="Backbone by name.", rich_help_panel="Bank and backbone")]
+DEFAULT_BACKBONE = "lite0"
+Slides = Annotated[
+    list[Path], typer.Argument(help="Slides; a folder of one DICOM series counts as one.", show_default=False)
+]
+Out = Annotated[
+    Path,
+    typer.Option("--out", help="Output file (one slide) or folder. Default: the working folder.", show_default=False),
+]
+Spots = Annotated[
+    str | None,
+    typer.Option(
+        "--spots", metavar="FILE|COHORT:SECTION",
+        help="Work at these spots instead of all tissue: a CSV with name,x,y in level-0 px, or a measured section's.",
+        rich_help_panel="Slide",
+    ),
+]  # fmt: skip
+Mpp = Annotated[
+    float | None, typer.Option("--mpp", help="Pixel size of level 0 in um; found if left out.", rich_help_panel="Slide")
+]
+StrictMpp = Annotated[
+    bool,
+    typer.Option(
+        "--strict-mpp", help="Fail where sources of the pixel size differ by over 5 %.", rich_help_panel="Slide"
+    ),
+]
+FovUm = Annotated[
+    float | None, typer.Option("--fov-um", help="Side of a tile in um. Default: the bank's.", rich_help_panel="Slide")
+]
+PitchUm = Annotated[
+    float | None,
+    typer.Option(
+        "--pitch-um", help="Distance of neighbouring spots in um. Default: the bank's.", rich_help_panel="Slide"
+    ),
+]
+Genes = Annotated[
+    str,
+    typer.Option(
+        "--genes", metavar="FILE|N|A,B|all", help="Genes to write: names, or the N most variable of the bank."
+    ),
+]
+Patients = Annotated[
+    str | None,
+    typer.Option(
+        "--patients", metavar="CSV|PATTERN",
+        help="Patients of the sections: a CSV (section,patient), a regular expression with one group, or one of "
+        "letter, prefix, each.",
+    ),
+]  # fmt: skip
+Format = Annotated[str | None, typer.Option("--format", help="Layout of the cohort; found out if left out.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1. Default: cuda where there is one.", rich_help_panel="Run"),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="CPU threads. Default: those of the job.", rich_help_panel="Run"),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.", rich_help_panel="Run")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo finished outputs.", rich_help_panel="Run")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.", rich_help_panel="Run")
+]
+Json = Annotated[bool, typer.Option("--json", help="Result as one JSON document on stdout.", rich_help_panel="Talk")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.", rich_help_panel="Talk")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel="Talk")]
+Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of expected errors.", rich_help_panel="Talk")]

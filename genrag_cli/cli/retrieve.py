@@ -1,0 +1,108 @@
+"""`generag retrieve`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genrag_cli.cli import options as opt
+from genrag_cli.cli.batch import for_each_slide
+from genrag_cli.cli.console import ConsoleListener, guarded
+from genrag_cli.cli.setup import make_run
+
+_PANEL = "Retrieval"
+
+
+@guarded
+def retrieve(
+    slides: opt.Slides,
+    backbone: opt.BackboneName = opt.DEFAULT_BACKBONE,
+    bank: opt.Bank = opt.DEFAULT_BANK,
+    out: opt.Out = Path(),
+    genes: opt.Genes = "5000",
+    expression: Annotated[
+        str, typer.Option("--expression", metavar="values|none", help="none keeps only the weights.")
+    ] = "values",
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="default|paper", help="Space and strength.", rich_help_panel=_PANEL)
+    ] = "default",
+    omega: Annotated[
+        float | None,
+        typer.Option("--omega", help="Weight of morphology, 0 to 1. Default: the preset's.", rich_help_panel=_PANEL),
+    ] = None,
+    active: Annotated[
+        int | None,
+        typer.Option(
+            "--active", help="References per spot in the median. Default: 50 in preset default.", rich_help_panel=_PANEL
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Strength as the published code has it.", rich_help_panel=_PANEL)
+    ] = None,
+    lambda_: Annotated[
+        float | None, typer.Option("--lambda", help="Strength as the paper has it.", rich_help_panel=_PANEL)
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option("--gamma", help="L2 share, with --lambda.", rich_help_panel=_PANEL)
+    ] = None,
+    signed: Annotated[bool, typer.Option("--signed", help="Allow negative weights.", rich_help_panel=_PANEL)] = False,
+    gap: Annotated[
+        float, typer.Option("--gap", help="Relative duality gap of every spot.", rich_help_panel=_PANEL)
+    ] = 1e-4,
+    spots: opt.Spots = None,
+    mpp: opt.Mpp = None,
+    strict_mpp: opt.StrictMpp = False,
+    fov_um: opt.FovUm = None,
+    pitch_um: opt.PitchUm = None,
+    device: opt.Device = None,
+    workers: opt.Workers = None,
+    seed: opt.Seed = 0,
+    overwrite: opt.Overwrite = False,
+    dry_run: opt.DryRun = False,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
+) -> None:
+    """Predict expression for every tissue spot of slides, each value traceable to its reference spots."""
+    from genrag_cli.backbones.registry import load_backbone
+    from genrag_cli.errors import UsageError
+    from genrag_cli.pipeline.options import SlideOptions, SolveOptions
+    from genrag_cli.pipeline.query_space import QuerySpace
+    from genrag_cli.pipeline.retrieve import check_fit, retrieve_slide
+    from genrag_cli.stores.bank import Bank
+
+    if expression not in ("values", "none"):
+        raise UsageError(f"--expression {expression} asked", "Known: values, none")
+    listener = ConsoleListener(quiet=quiet, verbose=verbose)
+    slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
+    solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap)  # type: ignore[arg-type]
+    run = make_run(listener, device=device, workers=workers, seed=seed, overwrite=overwrite, dry_run=dry_run)
+    opened = Bank.open(bank, backbone)
+    loaded = load_backbone(backbone, run.device)
+    check_fit(opened, loaded, slide_options)
+    space = QuerySpace.of(opened, solve_options)
+    listener.say(f"{bank}: {opened.n_spots} spots of {len(opened.sections)} sections, version {opened.number}")
+
+    def one(slide: Path) -> dict[str, object]:
+        done = retrieve_slide(
+            slide, out, opened, space, loaded, slide_options=slide_options, solve_options=solve_options, genes=genes,
+            expression=expression == "values", run=run, listener=listener, argv=shlex.join(sys.argv),
+        )  # fmt: skip
+        if not done.skipped:
+            listener.say(
+                f"{done.path}: {done.n_spots} spots, {done.median_refs:g} references each (median), "
+                f"worst relative gap {done.worst_gap:.1e}"
+            )
+        if done.n_stalled:
+            listener.warn(
+                f"{slide}: {done.n_stalled} of {done.n_spots} spots did not reach gap {gap:g}; see obs generag_status"
+            )
+        return {
+            "slide": str(slide), "prediction": str(done.path), "spots": done.n_spots, "skipped": done.skipped,
+            "median_references": done.median_refs, "worst_gap": done.worst_gap, "stalled": done.n_stalled,
+        }  # fmt: skip
+
+    for_each_slide(slides, out, ".h5ad", one, listener, as_json=json)

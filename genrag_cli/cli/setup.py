@@ -1,0 +1,40 @@
+"""From parsed options to what a pipeline takes: device, threads, listener, loaded backbone."""
+
+from typing import TYPE_CHECKING
+
+from genrag_cli.cli.console import ConsoleListener
+
+if TYPE_CHECKING:
+    from genrag_cli.pipeline.options import RunOptions
+
+
+def make_run(
+    listener: ConsoleListener,
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> "RunOptions":
+    """Settles device and threads, and says which.
+
+    Raises:
+        UsageError: for a device that this machine does not have.
+    """
+    import torch
+
+    from genrag_cli.errors import UsageError
+    from genrag_cli.pipeline.options import RunOptions, allotted_cpus
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"device {chosen} cannot be used: {str(error).splitlines()[0]}", "Use --device cpu, or leave --device out."
+        ) from error
+    threads = workers or allotted_cpus()
+    torch.set_num_threads(threads)
+    listener.say(f"device {chosen}, {threads} CPU threads")
+    return RunOptions(device=chosen, workers=threads, seed=seed, overwrite=overwrite, dry_run=dry_run)

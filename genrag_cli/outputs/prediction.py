@@ -1,0 +1,249 @@
+"""Writing and reading predictions: AnnData (.h5ad or .zarr) that scanpy and squidpy open with no glue.
+
+Expression is written in blocks of rows as it comes. This module computes nothing.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrag_cli.errors import OutputError
+from genrag_cli.outputs import keys
+from genrag_cli.types import Expression, Floats, Scale, SparseCodes, Strings, TileGrid
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Everything of a prediction but the expression itself, which streams."""
+
+    grid: TileGrid
+    codes: SparseCodes
+    bank_spots: Strings
+    """(N,) `section/spot`."""
+    bank_sections: Strings
+    y_init: Expression
+    genes: Strings
+    """(G,) genes of X; none for `--expression none`."""
+    scale: Scale
+    spot_um: float
+    """Diameter at which a spot is drawn."""
+    about: dict[str, Any]
+    obs: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """More columns per spot."""
+    var: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Columns per gene."""
+    thumbnail: tuple[NDArray[np.uint8], float] | None = None
+    """RGB and its px per level-0 px."""
+
+
+def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Floats], *, as_h5ad: bool = True) -> None:
+    """Writes a prediction into `path` (a temporary name: making it appear is the caller's business).
+
+    Args:
+        path: a file, or an empty folder for Zarr v3.
+        prediction: all but X.
+        blocks: (b, G) float32 blocks that together are X; ignored where there are no genes.
+        as_h5ad: HDF5 file, else Zarr group.
+    """
+    import anndata
+
+    adata = _frame(prediction)
+    n, g = len(prediction.grid), len(prediction.genes)
+    if as_h5ad:
+        import h5py
+
+        adata.write_h5ad(path)
+        with h5py.File(path, "r+") as file:
+            if "X" in file:
+                del file["X"]
+            if g:
+                array = file.create_dataset("X", (n, g), "f4", chunks=_chunks(n, g))
+                _fill(array, blocks, n)
+                array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        return
+    import zarr
+
+    with anndata.settings.override(zarr_write_format=3):
+        adata.write_zarr(path)
+    if g:
+        group = zarr.open_group(path, mode="r+")
+        if "X" in group:
+            del group["X"]
+        array = group.create_array("X", shape=(n, g), dtype="float32", chunks=_chunks(n, g))
+        _fill(array, blocks, n)
+        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        zarr.consolidate_metadata(path)
+
+
+def _chunks(n: int, g: int) -> tuple[int, int]:
+    return (max(1, min(n, 64)), max(1, min(g, 2500)))
+
+
+def _fill(array: Any, blocks: Iterable[Floats], n: int) -> None:
+    row = 0
+    for block in blocks:
+        array[row : row + len(block)] = block
+        row += len(block)
+    if row != n:
+        raise OutputError(f"{row} rows of expression were computed, {n} were announced")
+
+
+def _frame(prediction: Prediction) -> Any:
+    import anndata
+    import pandas as pd
+    import scipy.sparse as sp
+
+    grid, codes = prediction.grid, prediction.codes
+    names, slide = pd.Index(grid.names.tolist(), dtype=object), grid.slide_id
+    weights = sp.csr_matrix((codes.weights, codes.indices, codes.indptr), shape=(len(codes), codes.n_bank))
+    obs = pd.DataFrame(
+        {
+            keys.ARRAY_ROW: grid.array_rc[:, 0],
+            keys.ARRAY_COL: grid.array_rc[:, 1],
+            keys.IN_TISSUE: np.ones(len(grid), np.int64),
+            keys.LIBRARY: pd.Categorical([slide] * len(grid), categories=[slide]),
+            keys.N_REFS: codes.n_active,
+            keys.WEIGHT_SUM: np.asarray(weights.sum(axis=1)).ravel().astype(np.float32),
+            keys.GAP: codes.gap,
+            keys.PASSES: codes.passes,
+            keys.STATUS: pd.Categorical(codes.status.tolist(), categories=["solved", "stalled"]),
+            **prediction.obs,
+        },
+        index=names,
+    )
+    var = pd.DataFrame(prediction.var, index=pd.Index(prediction.genes.tolist(), dtype=object))
+    pixel = grid.pixel_size
+    spatial: dict[str, Any] = {
+        "metadata": {"slide": slide, "mpp": float(pixel.mpp), "mpp_source": pixel.source},
+        "scalefactors": {"spot_diameter_fullres": float(prediction.spot_um / pixel.mpp)},
+    }
+    if prediction.thumbnail is not None:
+        spatial["images"] = {"hires": prediction.thumbnail[0]}
+        spatial["scalefactors"]["tissue_hires_scalef"] = float(prediction.thumbnail[1])
+    return anndata.AnnData(
+        obs=obs,
+        var=var,
+        obsm={
+            keys.SPATIAL: grid.centres,
+            keys.WEIGHTS: weights,
+            keys.Y_INIT: prediction.y_init.values,
+        },
+        uns={
+            keys.SPATIAL: {slide: spatial},
+            keys.BANK_OBS: np.asarray(prediction.bank_spots, object),
+            keys.BANK_SECTIONS: np.asarray(prediction.bank_sections, object),
+            keys.ANCHORS: np.asarray(prediction.y_init.genes, object),
+            keys.ABOUT: {
+                "unit": prediction.scale.name,
+                **{k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in prediction.about.items()},
+            },
+        },
+    )
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The provenance of a prediction, without reading the rest.
+
+    Raises:
+        OutputError: where the file is missing, damaged, or not a prediction of generag.
+    """
+    import anndata
+
+    with _opened(path) as file:
+        if f"uns/{keys.ABOUT}" not in file:
+            raise OutputError(f"{path} is not a prediction of generag", "Give a file that `generag retrieve` wrote.")
+        return {k: _plain(v) for k, v in anndata.io.read_elem(file[f"uns/{keys.ABOUT}"]).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPrediction:
+    """A prediction read back; expression only where it was asked for."""
+
+    path: Path
+    about: dict[str, Any]
+    names: Strings
+    slide_id: str
+    centres: NDArray[np.float64]
+    codes: SparseCodes
+    bank_spots: Strings
+    y_init: Expression
+    expression: Expression
+    obs: Any
+    """pandas DataFrame."""
+    var: Any
+    """pandas DataFrame."""
+    spatial: dict[str, Any]
+    """`uns['spatial'][slide]`."""
+
+
+def read_prediction(path: Path) -> StoredPrediction:
+    """Reads a prediction.
+
+    Raises:
+        OutputError: as `read_about`.
+    """
+    import anndata
+
+    about = read_about(path)
+    with _opened(path) as file:
+        read = {k: anndata.io.read_elem(file[k]) for k in ("obs", "var", "uns")}
+        obsm = {k: anndata.io.read_elem(file[f"obsm/{k}"]) for k in (keys.SPATIAL, keys.WEIGHTS, keys.Y_INIT)}
+        values = np.asarray(file["X"][...], np.float32) if "X" in file else np.zeros((len(read["obs"]), 0), np.float32)
+    obs, var, uns = read["obs"], read["var"], read["uns"]
+    scale, names = Scale.from_name(about["unit"]), np.asarray(obs.index, np.str_)
+    weights = obsm[keys.WEIGHTS].tocsr()
+    (slide_id, spatial), *_ = uns[keys.SPATIAL].items()
+    codes = SparseCodes(
+        indptr=weights.indptr.astype(np.int64),
+        indices=weights.indices.astype(np.int32),
+        weights=weights.data.astype(np.float32),
+        n_bank=weights.shape[1],
+        gap=obs[keys.GAP].to_numpy(np.float64),
+        passes=obs[keys.PASSES].to_numpy(np.float32),
+        status=obs[keys.STATUS].to_numpy(np.str_),
+    )
+    genes = np.asarray(var.index, np.str_)
+    anchors = np.asarray(uns[keys.ANCHORS], np.str_)
+    return StoredPrediction(
+        path=path,
+        about=about,
+        names=names,
+        slide_id=str(slide_id),
+        centres=np.asarray(obsm[keys.SPATIAL], np.float64),
+        codes=codes,
+        bank_spots=np.asarray(uns[keys.BANK_OBS], np.str_),
+        y_init=Expression(np.asarray(obsm[keys.Y_INIT], np.float32), names, anchors, scale),
+        expression=Expression(values, names, genes, scale),
+        obs=obs,
+        var=var,
+        spatial=spatial,
+    )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens a .h5ad or .zarr prediction for reading; expected failures become `OutputError`."""
+    import h5py
+    import zarr
+
+    if not path.exists():
+        raise OutputError(f"{path}: no such file", "Give a file that `generag retrieve` wrote.")
+    try:
+        file = zarr.open_group(path, mode="r") if path.is_dir() else h5py.File(path, "r")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read: {error}", "Run `generag retrieve` again.") from error
+    try:
+        yield file
+    finally:
+        if isinstance(file, h5py.File):
+            file.close()
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,64 @@
+"""A prediction against measured counts: joined by spot name, scored with the baselines that belong beside it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from genrag_cli.cohorts import read_truth
+from genrag_cli.errors import OutputError
+from genrag_cli.evaluation import evaluate
+from genrag_cli.genes.panels import N_GLOBAL
+from genrag_cli.genes.scales import to_scale
+from genrag_cli.outputs import keys
+from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
+from genrag_cli.types import Expression, Listener, Score
+
+
+def evaluate_prediction(
+    path: Path, truth: str, *, allow_short: bool, seed: int, listener: Listener
+) -> tuple[list[Score], StoredPrediction]:
+    """`generag evaluate`.
+
+    Args:
+        path: a prediction of `generag retrieve`.
+        truth: an .h5ad of counts, or COHORT:SECTION.
+        allow_short: let PCC-k average fewer than k genes where fewer are defined.
+        seed: of the shuffled baseline.
+        listener: told what happens.
+
+    Returns:
+        the scores, and the prediction that they are of.
+
+    Raises:
+        OutputError: for a prediction without expression.
+        CohortError: for truth that cannot be read, or shares no spots.
+    """
+    prediction = read_prediction(path)
+    if len(prediction.expression.genes) == 0:
+        raise OutputError(
+            f"{path} holds weights but no expression", f"Write it first: generag export {path} --genes 5000"
+        )
+    measured = read_truth(truth)
+    for note in measured.notes:
+        listener.say(f"{truth}: {note}")
+    var, scale = prediction.var, prediction.expression.scale
+    genes = prediction.expression.genes
+    rank = var[keys.VAR_RANK].to_numpy(np.int64)
+    in_global = np.flatnonzero((rank >= 0) & (rank < N_GLOBAL))
+    mean = var[keys.VAR_MEAN].to_numpy(np.float64)[None].astype(np.float32)
+    scores = evaluate(
+        prediction.expression,
+        measured.counts,
+        measured.genes,
+        measured.names,
+        measured.total_counts,
+        to_scale=to_scale,
+        anchors=prediction.y_init.genes,
+        global_panel=genes[in_global[np.argsort(rank[in_global])]],
+        bank_mean=Expression(mean, np.array(["bank"]), genes, scale),
+        bank_mean_total=float(prediction.about["bank_mean_total"]),
+        y_init=prediction.y_init,
+        allow_short=allow_short,
+        seed=seed,
+    )
+    return scores, prediction

@@ -1,0 +1,79 @@
+"""Expression of chosen genes from the weights of a prediction and the bank that they point into."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from genrag_cli.errors import BankError, OutputError
+from genrag_cli.outputs import keys
+from genrag_cli.outputs.prediction import Prediction, read_prediction
+from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
+from genrag_cli.pipeline.retrieve import write_expression
+from genrag_cli.stores.bank import Bank
+from genrag_cli.types import Listener, PixelSize, TileGrid
+from genrag_cli.units import Microns, Mpp, TilePx
+
+
+def export_expression(
+    path: Path, out: Path | None, genes: str, bank_folder: Path | None, *, overwrite: bool, listener: Listener
+) -> Path:
+    """`generag export`.
+
+    Args:
+        path: a prediction of `generag retrieve`, with expression or without.
+        out: file to write; None: beside the prediction, `NAME.expression.h5ad`.
+        genes: `all`, a number, names or a file of names.
+        bank_folder: where the bank is now; None: where it was.
+        overwrite: replace `out`.
+        listener: told what happens.
+
+    Raises:
+        BankError: where the bank is gone, or is not the one that the weights point into.
+        OutputError: where `out` is there already.
+    """
+    stored = read_prediction(path)
+    about = stored.about
+    card = json.loads(about["backbone"])
+    bank = Bank.open(bank_folder or Path(about["bank"]), card["name"], version=int(about["bank_version"]))
+    if bank.fingerprint != about["bank_fingerprint"]:
+        raise BankError(
+            f"the weights of {path} point into another bank than {bank.folder}",
+            "Give the bank that the prediction was made from with --bank.",
+        )
+    target = out or path.with_name(f"{path.name.removesuffix(path.suffix)}.expression.h5ad")
+    if target.resolve() == path.resolve():
+        raise OutputError(f"{target} is the prediction itself", "Give another --out.")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} is there already", "Give another --out, or --overwrite to replace it.")
+    scale = stored.expression.scale
+    chosen = choose_genes(bank, genes, scale)
+    meta = stored.spatial["metadata"]
+    size = PixelSize(Mpp(float(meta["mpp"])), str(meta["mpp_source"]))
+    own = (keys.ARRAY_ROW, keys.ARRAY_COL)
+    prediction = Prediction(
+        grid=TileGrid(
+            slide_id=stored.slide_id,
+            names=stored.names,
+            centres=stored.centres,
+            array_rc=stored.obs[list(own)].to_numpy(np.int64),
+            tile_px=TilePx(card["tile_px"]),
+            fov_um=Microns(float(about["fov_um"])),
+            pitch_um=Microns(float(about["pitch_um"])),
+            pixel_size=size,
+        ),
+        codes=stored.codes,
+        bank_spots=stored.bank_spots,
+        bank_sections=np.asarray([s["name"] for s in bank.sections], np.str_),
+        y_init=stored.y_init,
+        genes=bank.genes[chosen],
+        scale=scale,
+        spot_um=bank.geometry["spot_um"],
+        about={k: v for k, v in about.items() if k != "unit"},
+        obs={k: stored.obs[k].to_numpy() for k in (keys.MORPHOLOGY_RESIDUAL, keys.ANCHOR_RESIDUAL)},
+        var=describe_genes(bank, chosen, scale),
+        thumbnail=(stored.spatial["images"]["hires"], float(stored.spatial["scalefactors"]["tissue_hires_scalef"])),
+    )
+    write_expression(target, prediction, bank, chosen, centred=bool(about["centred"]), listener=listener)
+    listener.say(f"{target}: {len(stored.names)} spots, {len(chosen)} genes ({scale.name})")
+    return target

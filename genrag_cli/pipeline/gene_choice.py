@@ -1,0 +1,59 @@
+"""`--genes FILE|N|all`: which columns a prediction has, and what the bank knows about them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrag_cli.errors import UsageError
+from genrag_cli.genes.align import columns
+from genrag_cli.genes.moments import GeneStatistics
+from genrag_cli.genes.panels import global_panel, read_panel_file
+from genrag_cli.outputs import keys
+from genrag_cli.stores.bank import Bank
+from genrag_cli.types import Ints, Scale
+
+
+def bank_statistics(bank: Bank, scale: Scale) -> GeneStatistics:
+    """Mean, sd and detection of every gene over the bank's spots."""
+    arrays = {n: bank.derived[f"genes/{scale.name}/{n}"] for n in ("mean", "sd", "detected")}
+    return GeneStatistics(n_spots=bank.n_spots, **arrays)
+
+
+def choose_genes(bank: Bank, text: str, scale: Scale) -> Ints:
+    """Columns of the bank.
+
+    Args:
+        bank: opened.
+        text: `all`; a number N for the N most variable genes (the global panel's order); a file of names; or names
+            separated by commas.
+        scale: in which variance is taken.
+
+    Raises:
+        UsageError: for a number below 1.
+        GeneragError: for names that the bank does not have, with the nearest ones.
+    """
+    if text == "all":
+        return np.arange(len(bank.genes))
+    if text.lstrip("-").isdigit():
+        if int(text) < 1:
+            raise UsageError(f"--genes {text} asked; at least 1, or all, or names are possible")
+        return global_panel(bank_statistics(bank, scale), int(text))
+    names = read_panel_file(Path(text)) if Path(text).is_file() else [n.strip() for n in text.split(",") if n.strip()]
+    return columns(bank.genes, names)
+
+
+def describe_genes(bank: Bank, chosen: Ints, scale: Scale) -> dict[str, NDArray[Any]]:
+    """Columns of `var` for the chosen genes."""
+    statistics = bank_statistics(bank, scale)
+    rank = np.full(len(bank.genes), -1, np.int64)
+    order = global_panel(statistics, len(bank.genes))
+    rank[order] = np.arange(len(order))
+    return {
+        keys.VAR_ANCHOR: np.isin(bank.genes[chosen], bank.anchors),
+        keys.VAR_RANK: rank[chosen],
+        keys.VAR_MEAN: statistics.mean[chosen],
+        keys.VAR_SD: statistics.sd[chosen],
+        keys.VAR_DETECTED: statistics.detected[chosen],
+    }

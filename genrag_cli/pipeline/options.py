@@ -1,0 +1,80 @@
+"""Everything that a command can be told, as frozen values with the defaults of the definitions (section 6)."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from genrag_cli.errors import UsageError
+
+Preset = Literal["default", "paper"]
+
+
+@dataclass(frozen=True)
+class SlideOptions:
+    """How a slide is read and laid out."""
+
+    mpp: float | None = None
+    strict_mpp: bool = False
+    fov_um: float | None = None
+    """None: the bank's."""
+    pitch_um: float | None = None
+    """None: the bank's."""
+    spots: str | None = None
+    """Spots CSV, or COHORT:SECTION for the spots of a measured section; None: every spot on tissue."""
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """Which problem is solved, and how well."""
+
+    preset: Preset = "default"
+    omega: float | None = None
+    """None: the preset's."""
+    active: int | None = None
+    alpha: float | None = None
+    lambda_: float | None = None
+    gamma: float | None = None
+    signed: bool = False
+    gap: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.preset not in ("default", "paper"):
+            raise UsageError(f"unknown preset {self.preset!r}", "Known: default, paper")
+        ways = [
+            n
+            for n, v in (("--active", self.active), ("--alpha", self.alpha), ("--lambda", self.lambda_))
+            if v is not None
+        ]
+        if len(ways) > 1:
+            raise UsageError(f"{' and '.join(ways)} both say how strong the penalty is", "Give one of them.")
+        if self.gamma is not None and self.lambda_ is None:
+            raise UsageError("--gamma goes with --lambda", "Give --lambda too, or --alpha or --active alone.")
+        if not 1e-7 <= self.gap < 1:
+            raise UsageError(f"--gap {self.gap:g} asked; 1e-7 to 1 is possible")
+        if self.omega is not None and not 0 <= self.omega <= 1:
+            raise UsageError(f"--omega {self.omega:g} asked; 0 to 1 is possible (1: morphology alone)")
+
+    @property
+    def weight(self) -> float:
+        """Omega, the preset's where none was given."""
+        return self.omega if self.omega is not None else {"default": 0.25, "paper": 0.75}[self.preset]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the machine is used; none of it changes a result beyond float rounding but the seed."""
+
+    device: str = "cpu"
+    workers: int = 1
+    seed: int = 0
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+def allotted_cpus() -> int:
+    """CPUs that this job was given: SLURM_CPUS_PER_TASK, then SLURM_CPUS_ON_NODE, then the process's affinity."""
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,321 @@
+"""Slide -> grid -> embeddings -> anchors -> query -> sparse codes -> expression -> AnnData."""
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrag_cli._version import __version__
+from genrag_cli.backbones.base import Backbone
+from genrag_cli.errors import BackboneError, BankError, OutputError, SlideError
+from genrag_cli.outputs import keys
+from genrag_cli.outputs.prediction import Prediction, read_about, write_prediction
+from genrag_cli.pipeline.embed import describe_grid, embeddings_path, ensure_embeddings, open_with_pixel_size, plan_grid
+from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
+from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
+from genrag_cli.pipeline.query_space import QuerySpace, SlideStatistics, bank_blocks
+from genrag_cli.reconstruction import reconstruct
+from genrag_cli.retrieval.objective import Strength
+from genrag_cli.retrieval.residuals import block_residuals
+from genrag_cli.retrieval.solve import solve
+from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, sample_rows
+from genrag_cli.stores.atomic import Parts, new_file, new_folder
+from genrag_cli.stores.bank import Bank
+from genrag_cli.types import (
+    Embeddings,
+    Expression,
+    Floats,
+    Ints,
+    Listener,
+    PixelSize,
+    Progress,
+    SparseCodes,
+    TileGrid,
+    fingerprint,
+    join_codes,
+)
+
+SOLVE_BLOCK = 512
+"""Queries between two checkpoints; the codes do not depend on it."""
+THUMBNAIL_PX = 1500
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """What became of one slide."""
+
+    path: Path
+    n_spots: int
+    skipped: bool
+    """It was already there."""
+    median_refs: float = 0.0
+    worst_gap: float = 0.0
+    n_stalled: int = 0
+
+
+def retrieve_slide(
+    path: Path,
+    out: Path,
+    bank: Bank,
+    space: QuerySpace,
+    backbone: Backbone,
+    *,
+    slide_options: SlideOptions,
+    solve_options: SolveOptions,
+    genes: str,
+    expression: bool,
+    run: RunOptions,
+    listener: Listener,
+    argv: str = "",
+) -> Retrieved:
+    """`generag retrieve` for one slide.
+
+    Args:
+        path: the slide.
+        out: folder, or the file to write (.h5ad or .zarr).
+        bank: opened with the backbone's name.
+        space: `QuerySpace.of(bank, solve_options)`.
+        backbone: loaded; must be the one that the bank was built with.
+        slide_options: pixel size, spots.
+        solve_options: problem and accuracy.
+        genes: `all`, a number, names, or a file of names (`--genes`).
+        expression: False keeps only the weights.
+        run: device, workers, seed, overwrite, dry run.
+        listener: told what happens.
+        argv: the command line, for the record.
+
+    Raises:
+        BackboneError: where the backbone is not the bank's.
+        BankError: where a field of view was asked that is not the bank's.
+        SlideError: for a slide that cannot be read or has no tissue.
+        OutputError: where the output cannot be written or is not ours to replace.
+    """
+    check_fit(bank, backbone, slide_options)
+    chosen = choose_genes(bank, genes, space.scale) if expression else np.zeros(0, np.int64)
+    geometry = bank.geometry
+    slide, pixel_size = open_with_pixel_size(path, slide_options, listener)
+    with slide:
+        tissue = find_tissue(slide, pixel_size)
+        lay = {"fov_um": geometry["fov_um"], "pitch_um": slide_options.pitch_um or geometry["pitch_um"]}
+        tile_px = backbone.card.tile_px
+        grid = plan_grid(slide, pixel_size, tissue, spots=slide_options.spots, tile_px=tile_px, **lay)
+        target = out if out.suffix in (".h5ad", ".zarr") else out / f"{slide.slide_id}.{backbone.card.name}.h5ad"
+        listener.say(describe_grid(slide, grid))
+        key = fingerprint(
+            slide.digest(),
+            grid,
+            backbone.card,
+            bank.fingerprint,
+            solve_options,
+            chosen,
+            expression,
+            run.seed,
+            __version__,
+        )
+        if _is_done(target, key, run.overwrite, listener):
+            return Retrieved(target, len(grid), skipped=True)
+        if run.dry_run:
+            listener.say(f"would write {target}: {len(grid)} spots, {len(chosen)} genes")
+            return Retrieved(target, len(grid), skipped=True)
+        if slide_options.spots is None:
+            full = ensure_embeddings(
+                slide, grid, backbone, embeddings_path(target.parent, slide.slide_id, backbone.card.name), run, listener
+            )
+            sample = full.values[sample_rows(grid, seed=run.seed)]
+        else:
+            sample = _embed_sample(slide, pixel_size, tissue, backbone, target.parent, lay, run, listener)
+            where = embeddings_path(target.parent, slide.slide_id, backbone.card.name, "spots")
+            full = ensure_embeddings(slide, grid, backbone, where, run, listener)
+        statistics = SlideStatistics.of(sample, bank)
+        listener.say(f"{slide.slide_id}: embeddings standardised by {statistics.source}")
+        y_init = space.guess(full.values, statistics)
+        queries = space.queries(full.values, statistics)
+        stands_for = space.queries(sample, statistics) if len(sample) else queries
+        strength, found = space.strength(solve_options, stands_for, run.seed)
+        if found and not found.reached:
+            listener.warn(
+                f"{slide.slide_id}: no strength gives {solve_options.active or 50} references in the median; "
+                f"{found.median_active:g} is the most"
+            )
+        parts = Parts(target, fingerprint(key, strength, run.device), "codes")
+        codes = _solve(space, queries, strength, solve_options, parts, run, listener, slide.slide_id)
+        about = {
+            "generag_version": __version__,
+            "argv": argv,
+            "key": key,
+            **_about_inputs(slide, full, bank),
+            **_about_solution(solve_options, strength, codes),
+            "active_found_on_sample": found.median_active if found else -1.0,
+            "slide_statistics": statistics.source,
+            "centred": space.standardised,
+            "bank_mean_total": float(bank.derived[f"genes/{space.scale.name}/mean"].sum()),
+            "device": run.device,
+            "seed": run.seed,
+            "packages": {p: version(p) for p in ("torch", "numpy", "anndata", "zarr")},
+            "python": platform.python_version(),
+        }
+        morphology, anchor = block_residuals(space.rows, queries, codes, space.dim)
+        prediction = Prediction(
+            grid=grid,
+            codes=codes,
+            bank_spots=bank.spot_names,
+            bank_sections=np.asarray([s["name"] for s in bank.sections], np.str_),
+            y_init=Expression(y_init, grid.names, bank.anchors, space.scale),
+            genes=bank.genes[chosen],
+            scale=space.scale,
+            spot_um=geometry["spot_um"],
+            about=about,
+            obs={keys.MORPHOLOGY_RESIDUAL: morphology, keys.ANCHOR_RESIDUAL: anchor},
+            var=describe_genes(bank, chosen, space.scale),
+            thumbnail=_thumbnail(slide, grid),
+        )
+        write_expression(target, prediction, bank, chosen, centred=space.standardised, listener=listener)
+        parts.clear()
+    n_stalled = int((codes.status != "solved").sum())
+    return Retrieved(
+        target, len(grid), False, float(np.median(codes.n_active)), float(codes.gap.max(initial=0.0)), n_stalled
+    )
+
+
+def write_expression(
+    target: Path, prediction: Prediction, bank: Bank, chosen: Ints, *, centred: bool, listener: Listener
+) -> None:
+    """Reconstructs the chosen genes block by block into a file that appears when it is whole."""
+    scale = prediction.scale
+    mean = bank.derived[f"genes/{scale.name}/mean"][chosen] if centred else None
+    blocks = reconstruct(prediction.codes, bank_blocks(bank, chosen, scale), len(chosen), mean)
+    total = len(prediction.grid)
+
+    def watched() -> Any:
+        done = 0
+        for block in blocks:
+            done += len(block)
+            yield block
+            listener.progress(Progress(f"write {target.name}", done, total))
+
+    making = new_folder if target.suffix == ".zarr" else new_file
+    with making(target) as temporary:
+        write_prediction(temporary, prediction, watched(), as_h5ad=target.suffix == ".h5ad")
+
+
+def check_fit(bank: Bank, backbone: Backbone, options: SlideOptions) -> None:
+    """Refuses a backbone or a field of view that is not the bank's."""
+    here, there = backbone.card, bank.card
+    for name in ("revision", "dim", "tile_px", "weights_sha256"):
+        a, b = getattr(here, name), getattr(there, name)
+        if a != b:
+            raise BackboneError(
+                f"backbone {here.name} has {name} {a}, the bank {bank.folder} was built with {b}",
+                "Install the version that the bank was built with, or build the bank again.",
+            )
+    fov = bank.geometry["fov_um"]
+    if options.fov_um is not None and abs(options.fov_um - fov) > 0.01 * fov:
+        raise BankError(
+            f"--fov-um {options.fov_um:g} asked; the tiles of the bank {bank.folder} are {fov:g} um",
+            "Leave --fov-um out, or build a bank with that field of view.",
+        )
+
+
+def _is_done(target: Path, key: str, overwrite: bool, listener: Listener) -> bool:
+    if not target.exists() or overwrite:
+        return False
+    try:
+        about = read_about(target)
+    except OutputError as error:
+        raise OutputError(error.message, "Give another --out, or --overwrite to replace it.") from error
+    if about.get("key") == key:
+        listener.say(f"{target}: already done")
+        return True
+    listener.say(f"{target}: made with other options, slide or bank; doing it again")
+    return False
+
+
+def _embed_sample(
+    slide: Slide, pixel_size: PixelSize, tissue: Tissue, backbone: Backbone, out: Path, lay: dict[str, float],
+    run: RunOptions, listener: Listener,
+) -> Floats:  # fmt: skip
+    """Embeddings of at most 2,000 tissue tiles that stand for a slide whose own spots were given."""
+    try:
+        grid = plan_tiles(
+            slide, pixel_size, fov_um=lay["fov_um"], pitch_um=lay["pitch_um"], tile_px=backbone.card.tile_px,
+            tissue=tissue,
+        )  # fmt: skip
+    except SlideError as error:
+        listener.warn(f"{slide.slide_id}: {error.message}; the given spots are used all the same")
+        return np.zeros((0, backbone.card.dim), np.float32)
+    grid = grid.rows(sample_rows(grid, seed=run.seed))
+    where = embeddings_path(out, slide.slide_id, backbone.card.name, "sample")
+    return ensure_embeddings(slide, grid, backbone, where, run, listener).values
+
+
+def _solve(
+    space: QuerySpace, queries: Floats, strength: Strength, options: SolveOptions, parts: Parts, run: RunOptions,
+    listener: Listener, slide_id: str,
+) -> SparseCodes:  # fmt: skip
+    """Codes of all queries, in checkpointed blocks."""
+    done, blocks = 0, []
+    dictionary = space.rows.T
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        listener.progress(Progress(f"retrieve {slide_id}", done, len(queries)))
+
+    for number, low in enumerate(range(0, len(queries), SOLVE_BLOCK)):
+        block = queries[low : low + SOLVE_BLOCK]
+        if not parts.has(number):
+            codes = solve(
+                dictionary, block.T, l1=strength.l1, l2=strength.l2, nonnegative=not options.signed, gap=options.gap,
+                device=run.device, on_progress=tell,
+            )  # fmt: skip
+            parts.write(number, **{k: v for k, v in vars(codes).items() if k != "n_bank"})
+        else:
+            tell(len(block))
+        blocks.append(SparseCodes(n_bank=len(space.rows), **parts.read(number)))
+    return join_codes(blocks)
+
+
+def _about_inputs(slide: Slide, embeddings: Embeddings, bank: Bank) -> dict[str, Any]:
+    size = embeddings.grid.pixel_size
+    return {
+        "slide": slide.path.name,
+        "slide_digest": slide.digest(),
+        "slide_reader": slide.reader,
+        "mpp": float(size.mpp),
+        "mpp_source": size.source,
+        "mpp_others": [list(o) for o in size.others],
+        "fov_um": float(embeddings.grid.fov_um),
+        "pitch_um": float(embeddings.grid.pitch_um),
+        "backbone": dataclasses.asdict(embeddings.card),
+        "bank": str(bank.folder.resolve()),
+        "bank_fingerprint": bank.fingerprint,
+        "bank_version": bank.version["version"],
+        "coordinates": "x, y of spot centres in level-0 px",
+    }
+
+
+def _about_solution(options: SolveOptions, strength: Strength, codes: SparseCodes) -> dict[str, Any]:
+    return {
+        "preset": options.preset,
+        "omega": options.weight,
+        "signed": options.signed,
+        "gap_asked": options.gap,
+        "gap_worst": float(codes.gap.max(initial=0.0)),
+        "n_stalled": int((codes.status != "solved").sum()),
+        "l1": strength.l1,
+        "l2": strength.l2,
+        "lambda": strength.lambda_,
+        "gamma": strength.gamma,
+        "alpha": strength.alpha,
+        "l1_ratio": strength.l1_ratio,
+        "median_references": float(np.median(codes.n_active)) if len(codes) else 0.0,
+    }
+
+
+def _thumbnail(slide: Slide, grid: TileGrid) -> tuple[Any, float]:
+    mpp = grid.pixel_size.mpp
+    return overview(slide, grid.pixel_size, um_per_px=max(slide.size) * mpp / THUMBNAIL_PX)

@@ -1,0 +1,75 @@
+"""Which reader a path gets.
+
+Knows the first bytes of files and the order in which readers are tried.
+Does not read pixels.
+"""
+
+from pathlib import Path
+
+from genrag_cli.errors import SlideError
+from genrag_cli.slides.base import Slide
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PICTURES = {b"\xff\xd8\xff": "JPG", b"\x89PNG": "PNG"}
+_HINT = "Slides are what OpenSlide reads (SVS, NDPI, MRXS, SCN, BIF, ...), TIFF, OME-TIFF, or a folder of DICOM."
+
+
+def open_slide(path: str | Path, *, pictures: bool = False) -> Slide:
+    """Opens a slide; close it, or use it as a context manager.
+
+    Args:
+        path: a slide file, or a folder that holds one DICOM series.
+        pictures: accept JPG and PNG too, because the pixel size comes from elsewhere.
+
+    Raises:
+        SlideError: where there is nothing, or nothing that a reader takes.
+    """
+    from genrag_cli.slides.openslide import OpenSlideSlide, detect_vendor
+    from genrag_cli.slides.picture import PictureSlide
+
+    path = Path(path)
+    if not path.exists():
+        raise SlideError(f"{path}: no such slide", "Check the path; quote names with spaces.")
+    if path.is_dir():
+        return OpenSlideSlide(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be read: {error.strerror}") from error
+    for magic, kind in _PICTURES.items():
+        if head.startswith(magic):
+            if pictures:
+                return PictureSlide(path)
+            raise SlideError(
+                f"{path}: a {kind} picture does not know its pixel size; taken by slide commands only with --mpp",
+                "Add --mpp with the um per px of the picture.",
+            )
+    vendor = detect_vendor(path)
+    if vendor not in (None, "generic-tiff"):
+        return OpenSlideSlide(path)
+    if head in _TIFF:
+        return _open_tiff(path, tiled=vendor is not None)
+    raise SlideError(f"{path}: not a slide", _HINT)
+
+
+def _open_tiff(path: Path, *, tiled: bool) -> Slide:
+    """A TIFF of no vendor: OpenSlide where it sees the whole pyramid (it is faster), otherwise tifffile.
+
+    tifffile looks first, because OpenSlide shows greyscale and 16-bit files as if they were colour, and of an
+    OME-TIFF it sees neither the pyramid nor the pixel size.
+    """
+    from genrag_cli.slides.openslide import OpenSlideSlide
+    from genrag_cli.slides.tiff import TiffSlide
+
+    slide = TiffSlide(path)
+    if tiled and slide.vendor != "ome":
+        try:
+            other = OpenSlideSlide(path)
+        except SlideError:
+            return slide
+        if len(other.levels) >= len(slide.levels):
+            slide.close()
+            return other
+        other.close()
+    return slide

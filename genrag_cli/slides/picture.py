@@ -1,0 +1,97 @@
+"""JPG and PNG images of sections, read whole into memory through Pillow.
+
+Knows colour modes and Pillow's size limit.
+Does not know a pixel size: the dpi that cameras and editors write into pictures says nothing about tissue.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from genrag_cli.errors import SlideError
+from genrag_cli.slides.base import Level, Pixels, composite_on_white, content_digest, crop_on_white
+
+MAX_PIXELS = 1_500_000_000
+"""Larger pictures are refused: 4.5 GB of memory, twice that while decoding."""
+
+_EXIF_ORIENTATION = 274
+
+
+class PictureSlide:
+    """A picture of a section; one level, held in memory (3 bytes a px).
+
+    Args:
+        path: a JPG or PNG file.
+
+    Raises:
+        SlideError: where it is damaged, too large, or has no colour.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.slide_id = path.stem
+        self._pixels, kind, turned = _read_picture(path)
+        self.vendor = kind
+        self.reader = f"pillow/{kind}"
+        h, w = self._pixels.shape[:2]
+        self.size = (w, h)
+        self.levels = [Level(w, h, 1.0)]
+        note = "its EXIF orientation is ignored: x and y count in the stored image"
+        self.notes: tuple[str, ...] = (note,) if turned else ()
+
+    def pixel_size_candidates(self) -> list[tuple[str, float]]:
+        """Nothing: a picture does not know."""
+        return []
+
+    def read_region(self, x: int, y: int, w: int, h: int, level: int) -> Pixels:
+        """Reads a rectangle; see `Slide.read_region`."""
+        if level != 0:
+            raise IndexError(f"a picture has level 0 only, not {level}")
+        return crop_on_white(self._pixels, x, y, w, h)
+
+    def digest(self) -> str:
+        """Identity of the file's content."""
+        return content_digest([self.path])
+
+    def close(self) -> None:
+        """Frees the memory."""
+        self._pixels = self._pixels[:0, :0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _read_picture(path: Path) -> tuple[Pixels, str, bool]:
+    """Pixels, format name, and whether EXIF asks for the picture to be turned."""
+    from PIL import Image
+
+    # Pillow's limit guards web servers; whole sections exceed it rightly. Ours is checked below instead.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise SlideError(
+                    f"{path}: {image.width} x {image.height} px is too large for a picture, which is read whole",
+                    "Convert it to a tiled pyramidal TIFF.",
+                )
+            if image.mode not in ("RGB", "RGBA", "P", "PA"):
+                raise SlideError(
+                    f"{path}: expected an RGB picture with 8 bits a channel, found Pillow mode {image.mode!r}",
+                    "Export the section in colour (RGB, 8 bits).",
+                )
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+            kind = str(image.format).lower()
+            plain = image.mode == "RGB" and "transparency" not in image.info
+            pixels = np.array(image) if plain else composite_on_white(np.array(image.convert("RGBA")))
+            return pixels, kind, turned
+    except (OSError, SyntaxError) as error:
+        raise SlideError(f"{path}: cannot be read as a picture: {error}", "Is the file complete?") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

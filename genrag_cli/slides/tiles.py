@@ -1,0 +1,162 @@
+"""Tiles: where they lie on a slide, and their pixels.
+
+Knows the square lattice, the best pyramid level for a tile, and how tiles are read ahead.
+Does not know what a tile is for; `spots` makes grids of given spots, `tissue` says where tissue is.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+
+from genrag_cli.errors import SlideError, UsageError
+from genrag_cli.slides.base import Pixels, Slide
+from genrag_cli.slides.tissue import Tissue, find_tissue, tissue_share
+from genrag_cli.types import Ints, PixelSize, TileBatch, TileGrid
+from genrag_cli.units import Microns, TilePx
+
+_LEVEL_SLACK = 1.01
+"""A level of 4.0002 serves for a wanted 4: a scanner rounds the sizes of its levels."""
+
+
+def plan_tiles(
+    slide: Slide,
+    pixel_size: PixelSize,
+    *,
+    fov_um: float,
+    pitch_um: float,
+    tile_px: int,
+    min_tissue: float = 0.5,
+    lattice: Literal["square"] = "square",
+    tissue: Tissue | None = None,
+) -> TileGrid:
+    """Lays a square lattice over a slide and keeps the spots on tissue.
+
+    The lattice starts at the slide's upper left corner and counts in um, so that it does not depend on the pyramid.
+    Spots are called `SLIDE:ROW_COLUMN` and run row by row.
+
+    Args:
+        slide: to lay the lattice over.
+        pixel_size: of level 0.
+        fov_um: side of a tile.
+        pitch_um: distance of neighbouring spots; a spot's area is the square of this side.
+        tile_px: side of a tile as the backbone takes it.
+        min_tissue: share of a spot's area that has to be tissue.
+        lattice: `square` is the only one.
+        tissue: of this slide, where it is known already.
+
+    Raises:
+        SlideError: for a slide without tissue, or smaller than one tile.
+    """
+    if lattice != "square":
+        raise UsageError(f"unknown lattice {lattice!r}", "Known: square")
+    width, height = slide.size
+    side_px, pitch_px = fov_um / pixel_size.mpp, pitch_um / pixel_size.mpp
+    if min(width, height) < side_px:
+        raise SlideError(
+            f"{slide.path}: {width} x {height} px is smaller than one tile of {fov_um:g} um = {side_px:.0f} px "
+            f"at {pixel_size.mpp:g} um/px ({pixel_size.source})",
+            "Is the pixel size right (--mpp)? Otherwise the field of view (--fov-um) is too large for it.",
+        )
+    tissue = tissue or find_tissue(slide, pixel_size)
+    n_rows, n_cols = (int(np.ceil(side / pitch_px - 0.5)) for side in (height, width))
+    rc = np.stack(np.meshgrid(np.arange(n_rows), np.arange(n_cols), indexing="ij"), axis=-1).reshape(-1, 2)
+    centres = np.asarray((rc[:, ::-1] + 0.5) * pitch_px, np.float64)
+    kept = tissue_share(tissue.mask, tissue.scale, centres, pitch_px) >= min_tissue
+    if not kept.any():
+        share = f"{tissue.mask.mean():.1%} of the slide is tissue, no square of {pitch_um:g} um is {min_tissue:.0%}"
+        raise SlideError(
+            f"{slide.path}: " + (share if tissue.mask.any() else "no tissue found"),
+            "Look at the slide; where the tissue is real, name the spots yourself (--spots).",
+        )
+    rc = rc[kept]
+    return TileGrid(
+        slide_id=slide.slide_id,
+        names=np.array([f"{slide.slide_id}:{row}_{column}" for row, column in rc], dtype=np.str_),
+        centres=centres[kept],
+        array_rc=rc.astype(np.int64),
+        tile_px=TilePx(tile_px),
+        fov_um=Microns(fov_um),
+        pitch_um=Microns(pitch_um),
+        pixel_size=pixel_size,
+    )
+
+
+def read_tiles(
+    slide: Slide, grid: TileGrid, rows: Ints | None = None, batch: int = 64, workers: int = 1
+) -> Iterator[TileBatch]:
+    """Reads the tiles of a grid, one batch ahead of whoever takes them.
+
+    A tile's pixels depend on the slide and the grid only: not on the batch, its neighbours or the workers.
+
+    Args:
+        slide: open; must stay open until the last batch is taken.
+        grid: of that slide.
+        rows: (m,) rows of the grid to read, in this order; None: all.
+        batch: tiles per batch.
+        workers: threads that read; memory holds at most three batches, however many.
+
+    Raises:
+        SlideError: in the caller's thread, where a tile cannot be read.
+    """
+    if batch < 1 or workers < 1:
+        raise UsageError(f"tiles are read by at least one worker in batches of at least 1, not {workers} and {batch}")
+    rows = np.arange(len(grid), dtype=np.int64) if rows is None else np.asarray(rows, np.int64)
+    corners, level = grid.xy, best_level(slide, grid)
+
+    def read(row: int) -> Pixels:
+        return _read_tile(slide, grid, corners[row], level)
+
+    def taken(ahead: tuple[Ints, list[Future[Pixels]]]) -> TileBatch:
+        return TileBatch(ahead[0], np.stack([future.result() for future in ahead[1]]))
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
+    ahead: deque[tuple[Ints, list[Future[Pixels]]]] = deque()
+    try:
+        for start in range(0, len(rows), batch):
+            chunk = rows[start : start + batch]
+            ahead.append((chunk, [pool.submit(read, int(row)) for row in chunk]))
+            if len(ahead) > 1:
+                yield taken(ahead.popleft())
+        while ahead:
+            yield taken(ahead.popleft())
+    finally:  # an error, Ctrl-C, or a caller who has seen enough: drop what has not begun, wait for one tile a worker
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def best_level(slide: Slide, grid: TileGrid) -> int:
+    """The coarsest level that still has every px of a tile; level 0 where tiles are finer than the slide."""
+    wanted = grid.side_px / grid.tile_px * _LEVEL_SLACK
+    fine = [i for i, level in enumerate(slide.levels) if level.downsample <= wanted]
+    return max(fine, key=lambda i: slide.levels[i].downsample, default=0)
+
+
+def _read_tile(slide: Slide, grid: TileGrid, corner: Ints, level: int) -> Pixels:
+    """One tile, (tile_px, tile_px, 3), resampled from the px of a level that it touches."""
+    from PIL import Image
+
+    scale = slide.levels[level].downsample
+    (x, y), side = corner / scale, grid.side_px / scale
+    left, top = int(np.floor(x)), int(np.floor(y))
+    width, height = int(np.ceil(x + side - 1e-6)) - left, int(np.ceil(y + side - 1e-6)) - top
+    pixels = slide.read_region(left, top, width, height, level)
+    box = (x - left, y - top, min(x - left + side, width), min(y - top + side, height))
+    if box == (0, 0, grid.tile_px, grid.tile_px):
+        return pixels
+    image = Image.fromarray(pixels).resize((grid.tile_px, grid.tile_px), Image.Resampling.BILINEAR, box=box)
+    return np.array(image)
+
+
+def n_beyond_edge(slide: Slide, grid: TileGrid) -> int:
+    """The number of tiles that reach past the edge of the slide by half a px or more; white stands for what is not."""
+    low, high = grid.centres - grid.side_px / 2, grid.centres + grid.side_px / 2
+    return int(((low <= -0.5) | (high >= np.asarray(slide.size) + 0.5)).any(axis=1).sum())
+
+
+def sample_rows(grid: TileGrid, limit: int = 2000, seed: int = 0) -> Ints:
+    """At most `limit` rows of a grid, ascending, the same for the same seed."""
+    if len(grid) <= limit:
+        return np.arange(len(grid), dtype=np.int64)
+    return np.sort(np.random.default_rng(seed).choice(len(grid), limit, replace=False)).astype(np.int64)

@@ -1,0 +1,177 @@
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genrag_cli.errors import SlideError, UsageError
+from genrag_cli.slides import best_level, n_beyond_edge, open_slide, plan_spots, plan_tiles, read_tiles, sample_rows
+from genrag_cli.types import PixelSize
+from genrag_cli.units import Mpp
+
+ONE = PixelSize(Mpp(1.0), "test")
+
+
+@pytest.fixture
+def slide(tiff_path):
+    with open_slide(tiff_path) as slide:
+        yield slide
+
+
+@pytest.fixture
+def grid(slide):
+    return plan_tiles(slide, ONE, fov_um=112.0, pitch_um=100.0, tile_px=56)
+
+
+def read_all(slide, grid, **options):
+    return np.concatenate([batch.pixels for batch in read_tiles(slide, grid, **options)])
+
+
+def test_lattice_starts_in_the_corner_and_counts_in_um(grid):
+    assert np.array_equal(grid.centres, (grid.array_rc[:, ::-1] + 0.5) * 100.0)
+    assert grid.names[0] == "made-up:{}_{}".format(*grid.array_rc[0])
+    assert len(set(grid.names)) == len(grid)
+
+
+def test_spots_are_kept_where_half_of_their_area_is_tissue(grid):
+    distance = np.hypot(*(grid.centres - [750, 600]).T)
+    assert distance.max() < 480 + 30
+    assert len(grid) == pytest.approx(np.pi * 4.8**2, rel=0.1)
+
+
+def test_pixel_size_scales_the_lattice(slide, grid):
+    half = plan_tiles(slide, PixelSize(Mpp(0.5), "test"), fov_um=56.0, pitch_um=50.0, tile_px=56)
+    assert set(half.names) & set(grid.names)
+    assert half.side_px == grid.side_px
+
+
+def test_a_blank_slide_is_refused(make_slide):
+    with (
+        open_slide(make_slide(np.full((600, 600, 3), 255, np.uint8))) as blank,
+        pytest.raises(SlideError, match="no tis"),
+    ):
+        plan_tiles(blank, ONE, fov_um=100.0, pitch_um=100.0, tile_px=64)
+
+
+def test_a_slide_smaller_than_a_tile_is_refused(make_slide, section):
+    with (
+        open_slide(make_slide(section[:90, :300], factors=())) as small,
+        pytest.raises(SlideError, match="300 x 90 px"),
+    ):
+        plan_tiles(small, ONE, fov_um=100.0, pitch_um=50.0, tile_px=64)
+
+
+def test_another_lattice_is_refused(slide):
+    with pytest.raises(UsageError, match="hex"):
+        plan_tiles(slide, ONE, fov_um=100.0, pitch_um=50.0, tile_px=64, lattice="hex")
+
+
+def test_a_tile_at_the_slides_own_resolution_is_a_plain_crop(slide, section):
+    grid = plan_spots(slide, ONE, (["a"], np.array([[700.0, 500.0]])), fov_um=64.0, pitch_um=100.0, tile_px=64)
+    assert np.array_equal(read_all(slide, grid)[0], section[468:532, 668:732])
+
+
+def test_tiles_do_not_depend_on_batch_company_or_workers(slide, grid):
+    whole = read_all(slide, grid)
+    assert np.array_equal(read_all(slide, grid, batch=7), whole)
+    assert np.array_equal(read_all(slide, grid, batch=5, workers=3), whole)
+    rows = np.array([11, 3, 7])
+    assert np.array_equal(read_all(slide, grid, rows=rows, batch=2), whole[rows])
+    assert np.array_equal(read_all(slide, grid.rows(rows)), whole[rows])
+
+
+def test_batches_name_their_rows(slide, grid):
+    rows = np.arange(0, 20, 2)
+    batches = list(read_tiles(slide, grid, rows=rows, batch=4))
+    assert [len(batch.rows) for batch in batches] == [4, 4, 2]
+    assert np.array_equal(np.concatenate([batch.rows for batch in batches]), rows)
+
+
+def test_no_rows_give_no_batch(slide, grid):
+    assert list(read_tiles(slide, grid, rows=np.array([], np.int64))) == []
+
+
+@pytest.mark.parametrize(
+    ("fov", "tile_px", "level"), [(112, 224, 0), (112, 112, 0), (112, 30, 0), (112, 28, 1), (448, 28, 1)]
+)
+def test_the_coarsest_level_that_keeps_every_pixel_is_read(slide, fov, tile_px, level):
+    grid = plan_spots(slide, ONE, (["a"], np.array([[700.0, 500.0]])), fov_um=fov, pitch_um=100.0, tile_px=tile_px)
+    assert best_level(slide, grid) == level
+
+
+def test_a_coarse_level_shows_the_same_tissue_in_the_same_place(slide, section):
+    grid = plan_spots(slide, ONE, (["a"], np.array([[701.0, 503.0]])), fov_um=224.0, pitch_um=100.0, tile_px=56)
+    assert best_level(slide, grid) == 1
+    expected = np.asarray(Image.fromarray(section[391:615, 589:813]).resize((56, 56), Image.Resampling.BOX))
+    shifted = np.roll(expected, 1, axis=1)
+    tile = read_all(slide, grid)[0].astype(int)
+    assert np.abs(tile - expected).mean() < 0.5 * np.abs(tile - shifted).mean()
+
+
+def test_tiles_past_the_edge_are_white_there_and_counted(slide):
+    centres = np.array([[10.0, 600.0], [750.0, 600.0], [1490.0, 1195.0], [32.0, 32.0]])
+    grid = plan_spots(slide, ONE, (list("abcd"), centres), fov_um=64.0, pitch_um=100.0, tile_px=64)
+    tiles = read_all(slide, grid)
+    assert n_beyond_edge(slide, grid) == 2
+    assert (tiles[0, :, :22] == 255).all()
+    assert (tiles[2, 37:] == 255).all()
+
+
+def test_an_error_while_reading_ahead_reaches_the_caller(slide, grid, monkeypatch):
+    def broken(*_):
+        raise SlideError("damaged")
+
+    batches = read_tiles(slide, grid, batch=4)
+    next(batches)
+    monkeypatch.setattr(slide, "read_region", broken)
+    with pytest.raises(SlideError, match="damaged"):
+        list(batches)
+
+
+def test_a_caller_who_stops_early_leaves_no_thread_behind(slide, grid):
+    batches = read_tiles(slide, grid, batch=4)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tiles")]
+
+
+def test_not_more_than_one_batch_is_read_ahead(slide, grid, monkeypatch):
+    read, original = [], slide.read_region
+    monkeypatch.setattr(slide, "read_region", lambda *where: (read.append(where), original(*where))[1])
+    batches = read_tiles(slide, grid, batch=4)
+    next(batches)
+    batches.close()
+    assert len(read) <= 8
+
+
+def test_a_sample_is_seeded_sorted_and_never_larger_than_the_grid(grid):
+    sample = sample_rows(grid, limit=20, seed=1)
+    assert np.array_equal(sample, sample_rows(grid, limit=20, seed=1))
+    assert not np.array_equal(sample, sample_rows(grid, limit=20, seed=2))
+    assert (np.diff(sample) > 0).all()
+    assert np.array_equal(sample_rows(grid), np.arange(len(grid)))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("pitch", [100.0, 200.0])
+def test_svs_and_dicom_of_the_same_slide_give_the_same_tile_grid(shared_data, pitch):
+    grids = []
+    for name in ("CMU-1-Small-Region.svs", "dicom_cmu1_small"):
+        with open_slide(shared_data / "wsi" / name) as slide:
+            size = PixelSize(Mpp(slide.pixel_size_candidates()[0][1]), "file")
+            grids.append(plan_tiles(slide, size, fov_um=112.0, pitch_um=pitch, tile_px=224))
+    svs, dicom = grids
+    assert len(svs) > 10
+    assert [n.split(":")[1] for n in svs.names] == [n.split(":")[1] for n in dicom.names]
+    assert np.array_equal(svs.centres, dicom.centres)
+
+
+@pytest.mark.real
+def test_svs_and_dicom_of_the_same_slide_give_nearly_the_same_tiles(shared_data):
+    tiles = []
+    for name in ("CMU-1-Small-Region.svs", "dicom_cmu1_small"):
+        with open_slide(shared_data / "wsi" / name) as slide:
+            spots = (["a"], np.array([[900.0, 1500.0]]))
+            grid = plan_spots(slide, PixelSize(Mpp(0.499), "file"), spots, fov_um=112.0, pitch_um=100.0, tile_px=224)
+            tiles.append(read_all(slide, grid)[0].astype(int))
+    assert np.abs(tiles[0] - tiles[1]).mean() < 6
