@@ -104,7 +104,7 @@ def draw_against_truth(
     image = np.asarray(prediction.spatial["images"]["hires"])
     draw_prediction(
         path, image, 1 / float(prediction.spatial["scalefactors"]["tissue_hires_scalef"]), prediction.centres,
-        list(genes), predicted, values, pearson_per_gene(predicted, values), scale_name=expression.scale.name,
+        list(genes), predicted, values, pearson_per_gene(predicted, values).tolist(), scale_name=expression.scale.name,
         title=prediction.slide_id,
     )  # fmt: skip
     return genes

@@ -1,4 +1,5 @@
 import threading
+from time import sleep
 
 import numpy as np
 import pytest
@@ -133,6 +134,15 @@ def test_a_caller_who_stops_early_leaves_no_thread_behind(slide, grid):
     next(batches)
     batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("tiles")]
+
+
+def test_stopping_early_drops_what_has_not_been_read(slide, grid, monkeypatch):
+    read, original = [], slide.read_region
+    monkeypatch.setattr(slide, "read_region", lambda *where: (read.append(where), sleep(0.01), original(*where))[2])
+    batches = read_tiles(slide, grid, batch=30)
+    next(batches)
+    batches.close()
+    assert len(read) < 60
 
 
 def test_not_more_than_one_batch_is_read_ahead(slide, grid, monkeypatch):
