@@ -1,0 +1,79 @@
+"""Blocks, residuals and the search for a strength."""
+
+import numpy as np
+import pytest
+
+from genrag_cli.errors import SolverError, UsageError
+from genrag_cli.retrieval import solve
+from genrag_cli.retrieval.dictionary import Blocks, floor_sd, standardise
+from genrag_cli.retrieval.residuals import block_residuals
+from genrag_cli.retrieval.strength import find_strength
+from genrag_cli.synthetic import solver_problem
+
+RNG = np.random.default_rng(0)
+FEATURES = RNG.normal(3, 2, (50, 7)).astype(np.float32)
+ANCHORS = RNG.gamma(2, 1, (50, 4)).astype(np.float32)
+
+
+def test_balanced_blocks_weigh_omega_whatever_their_sizes():
+    blocks = Blocks.balanced(0.25, 7, ANCHORS.mean(0), ANCHORS.std(0))
+    rows = blocks.rows(standardise(FEATURES, FEATURES.mean(0), FEATURES.std(0)), ANCHORS)
+    energy = (rows.astype(float) ** 2).mean(0)
+    assert energy[:7].sum() == pytest.approx(0.25, rel=1e-4)
+    assert energy[7:].sum() == pytest.approx(0.75, rel=1e-4)
+
+
+def test_published_blocks_are_the_values_times_the_roots_of_the_weights():
+    rows = Blocks.as_published(0.75, 4).rows(FEATURES, ANCHORS)
+    np.testing.assert_allclose(rows[:, :7], np.sqrt(0.75) * FEATURES, rtol=1e-6)
+    np.testing.assert_allclose(rows[:, 7:], 0.5 * ANCHORS, rtol=1e-6)
+
+
+def test_a_dimension_that_does_not_move_is_not_blown_up():
+    sd = floor_sd(np.array([1.0, 1.0, 1e-9]))
+    assert sd[2] > 1e-3
+    assert (floor_sd(np.zeros(3)) == 1).all()
+
+
+@pytest.mark.parametrize("omega", [-0.1, 1.1])
+def test_an_impossible_omega_is_refused(omega):
+    with pytest.raises(UsageError, match="omega"):
+        Blocks.as_published(omega, 4)
+
+
+def test_blocks_of_another_size_are_refused():
+    with pytest.raises(SolverError, match="anchors"):
+        Blocks.as_published(0.5, 3).rows(FEATURES, ANCHORS)
+
+
+def test_residuals_are_those_of_each_block():
+    rows = np.concatenate([FEATURES, ANCHORS], 1)
+    codes = solve(rows.T, rows[:5].T * 0.9, l1=0.1, l2=0.01)
+    morphology, anchors = block_residuals(rows, rows[:5] * 0.9, codes, 7)
+    left = rows[:5] * 0.9 - codes.dense() @ rows
+    by_hand = np.linalg.norm(left[:, :7], axis=1) / np.linalg.norm(rows[:5, :7] * 0.9, axis=1)
+    np.testing.assert_allclose(morphology, by_hand, rtol=1e-4)
+    assert anchors.shape == (5,)
+
+
+@pytest.mark.parametrize("active", [3, 10])
+def test_the_strength_found_gives_the_asked_number_of_references(active):
+    dictionary, rows = solver_problem(80, 400, 24, seed=1)
+    found = find_strength(dictionary, rows.T, active=active)
+    codes = solve(dictionary, rows.T, l1=found.strength.l1, l2=found.strength.l2, gap=1e-5)
+    assert found.reached
+    assert abs(np.median(codes.n_active) - active) <= 1
+    assert found.strength.l1_ratio == pytest.approx(0.9)
+
+
+def test_more_references_than_the_bank_has_are_said_not_to_be_reached():
+    dictionary, rows = solver_problem(30, 12, 6, seed=1)
+    found = find_strength(dictionary, rows.T, active=40)
+    assert not found.reached
+    assert found.median_active < 40
+
+
+def test_no_references_asked_is_refused():
+    dictionary, rows = solver_problem(30, 12, 6, seed=1)
+    with pytest.raises(UsageError, match="active"):
+        find_strength(dictionary, rows.T, active=0)
