@@ -5,6 +5,7 @@ Expression is written in blocks of rows as it comes. This module computes nothin
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,8 @@ def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Floats
         return
     import zarr
 
-    with anndata.settings.override(zarr_write_format=3):
+    with anndata.settings.override(zarr_write_format=3), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # on what the next release will shard by itself
         adata.write_zarr(path)
     if g:
         group = zarr.open_group(path, mode="r+")
@@ -78,7 +80,9 @@ def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Floats
         array = group.create_array("X", shape=(n, g), dtype="float32", chunks=_chunks(n, g))
         _fill(array, blocks, n)
         array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        zarr.consolidate_metadata(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # not in the v3 specification yet; anndata uses it
+            zarr.consolidate_metadata(path)
 
 
 def _chunks(n: int, g: int) -> tuple[int, int]:
