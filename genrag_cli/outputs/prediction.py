@@ -213,7 +213,7 @@ def read_prediction(path: Path) -> StoredPrediction:
         status=obs[keys.STATUS].to_numpy(np.str_),
     )
     genes = np.asarray(var.index, np.str_)
-    anchors = np.asarray(uns[keys.ANCHORS], np.str_)
+    anchors = _texts(uns[keys.ANCHORS])
     return StoredPrediction(
         path=path,
         about=about,
@@ -221,7 +221,7 @@ def read_prediction(path: Path) -> StoredPrediction:
         slide_id=str(slide_id),
         centres=np.asarray(obsm[keys.SPATIAL], np.float64),
         codes=codes,
-        bank_spots=np.asarray(uns[keys.BANK_OBS], np.str_),
+        bank_spots=_texts(uns[keys.BANK_OBS]),
         y_init=Expression(np.asarray(obsm[keys.Y_INIT], np.float32), names, anchors, scale),
         expression=Expression(values, names, genes, scale),
         obs=obs,
@@ -247,6 +247,11 @@ def _opened(path: Path) -> Iterator[Any]:
     finally:
         if isinstance(file, h5py.File):
             file.close()
+
+
+def _texts(array: Any) -> Strings:
+    """Strings as numpy's plain kind, from HDF5's objects or Zarr's StringDType."""
+    return np.array([str(v) for v in array], np.str_)
 
 
 def _plain(value: Any) -> Any:

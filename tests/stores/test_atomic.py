@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -12,11 +13,15 @@ from genrag_cli.errors import BankError, OutputError
 from genrag_cli.stores.atomic import Parts, lock_is_held, new_file, new_folder, pack_folder, write_json, writer_lock
 
 
+def fail_halfway(path):
+    with contextlib.suppress(ValueError), new_file(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError
+
+
 def test_a_file_appears_on_a_clean_exit_only(tmp_path):
     path = tmp_path / "a"
-    with pytest.raises(ValueError, match="stop"), new_file(path) as temporary:
-        temporary.write_text("half")
-        raise ValueError("stop")
+    fail_halfway(path)
     assert list(tmp_path.iterdir()) == []
     with new_file(path) as temporary:
         temporary.write_text("whole")
@@ -27,9 +32,7 @@ def test_a_file_appears_on_a_clean_exit_only(tmp_path):
 
 def test_a_failed_replacement_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"old": 1})
-    with pytest.raises(ValueError, match="stop"), new_file(tmp_path / "a.json") as temporary:
-        temporary.write_text("new")
-        raise ValueError("stop")
+    fail_halfway(tmp_path / "a.json")
     assert "old" in (tmp_path / "a.json").read_text()
 
 
@@ -41,10 +44,9 @@ def test_a_full_disk_is_said_with_a_remedy(tmp_path):
 
 
 def test_what_a_dead_writer_left_is_swept(tmp_path):
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
-    left = tmp_path / f".a.{os.uname().nodename}.{dead.stdout.strip()}.partial"
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    left = tmp_path / f".a.{os.uname().nodename}.{dead.pid}.partial"
     foreign = tmp_path / ".a.othernode.1.partial"
     left.write_text("half")
     foreign.write_text("half")

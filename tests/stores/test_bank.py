@@ -20,9 +20,8 @@ SIZES = {"A": 30, "B": 21}
 
 
 def counts_of(name):
-    return sp.random(
-        SIZES[name], 40, 0.3, "csr", random_state=ord(name), data_rvs=lambda n: np.arange(1, n + 1) % 7 + 1
-    )
+    numbers = {"data_rvs": lambda n: np.arange(1, n + 1) % 7 + 1}
+    return sp.random(SIZES[name], 40, 0.3, "csr", random_state=ord(name), **numbers)
 
 
 def values_of(name):

@@ -10,7 +10,8 @@ from genrag_cli.types import BackboneCard, PixelSize, TileGrid
 
 CARD = BackboneCard("stain", "1", 6, 224, "none")
 GRID = TileGrid(
-    "s", np.array(["s:0_0", "s:0_1", "s:1_0"]), np.array([[1.5, 2], [3, 4], [5, 6]]), np.array([[0, 0], [0, 1], [1, 0]]),
+    "s", np.array(["s:0_0", "s:0_1", "s:1_0"]),
+    np.array([[1.5, 2], [3, 4], [5, 6]]), np.array([[0, 0], [0, 1], [1, 0]]),
     224, 200.0, 150.0, PixelSize(0.5, "aperio property", (("TIFF resolution", 0.51),)),
 )  # fmt: skip
 VALUES = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
