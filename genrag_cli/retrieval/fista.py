@@ -21,7 +21,7 @@ START = 48
 """Nearest spots that a query without a warm start begins from."""
 ROUGH = 5e-6
 """A float32 gap is not trusted below this: from here on float64 decides."""
-SUPPORT_CAP = 600
+SUPPORT_CAP = 128
 """Largest support that is solved for exactly; above it, iterations alone must shrink it."""
 GATHER_BYTES = 256 << 20
 """Memory that exact solves of supports may gather at once."""

@@ -5,6 +5,7 @@ This module knows bytes and names. It does not know what is in a file.
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from genrag_cli.errors import OutputError
 
+KINDS = ("partial", "old", "packing")
+"""Endings of temporary names: a file or folder in the making, a folder being replaced, a store before it is zipped."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every zip entry carries this date, so that equal content gives equal bytes and equal digests."""
 
@@ -33,10 +36,11 @@ def new_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: where the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    temporary = beside(path, "partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
+        remove(temporary)
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -51,11 +55,11 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """As `new_file`, for a folder that takes the place of a folder of the same name."""
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
-    old = temporary.with_suffix(".old")
+    temporary, old = beside(path, "partial"), beside(path, "old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
+        remove(temporary)
         temporary.mkdir()
         yield temporary
         if path.exists():
@@ -81,15 +85,37 @@ def explain(error: OSError, path: Path) -> OutputError:
         return OutputError(
             f"{path} cannot be written: {error.strerror}", "Give a place that you may write to (--out, --bank)."
         )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return OutputError(f"{path} cannot be written: a file stands where a folder is needed", "Give another place.")
+    if error.errno == errno.EISDIR:
+        return OutputError(f"{path} cannot be written: a folder stands where a file is needed", "Give another place.")
     return OutputError(f"{path} could not be written: {error}", "Run the same command again; finished parts stay.")
 
 
+def beside(path: Path, kind: str) -> Path:
+    """Where this process keeps what is to become `path`: hidden, in the same folder, under its own number.
+
+    Args:
+        path: the final name.
+        kind: one of `KINDS`.
+    """
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.{kind}")
+
+
 def sweep(path: Path) -> None:
-    """Removes temporary files of `path` that a process of this machine left and that is no longer alive."""
-    for left in path.parent.glob(f".{path.name}.{os.uname().nodename}.*.partial"):
-        pid = left.name.split(".")[-2]
-        if pid.isdigit() and int(pid) != os.getpid() and not Path(f"/proc/{pid}").exists():
-            remove(left)
+    """Removes what processes of this machine that are no longer alive left beside `path`."""
+    for kind in KINDS:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{os.uname().nodename}.*.{kind}"):
+            pid = left.name.split(".")[-2]
+            if pid.isdigit() and int(pid) != os.getpid() and not _is_alive(int(pid)):
+                remove(left)
+
+
+def tidy(path: Path) -> None:
+    """Removes what unfinished runs left of an output that stands: temporary files, and parts nobody will take up."""
+    sweep(path)
+    for what in ("parts", "codes"):
+        remove(path.with_name(f".{path.name}.{what}"))
 
 
 def remove(path: Path) -> None:
@@ -176,22 +202,24 @@ def writer_lock(folder: Path, refuse: type[Exception]) -> Iterator[None]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".writer.lock").open("a+")
+        handle = (folder / ".writer.lock").open("a+b", buffering=0)
     except OSError as error:
         raise explain(error, folder) from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             handle.seek(0)
-            holder = handle.read().strip() or "another process"
+            holder = handle.read().decode(errors="replace").strip() or "another process"
             raise refuse(
                 f"{folder} is being written by {holder}", "Wait for it to end, or write to another bank (--bank)."
             ) from error
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"process {os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        handle.flush()
+        except OSError as error:
+            raise explain(error, folder) from error
+        note = f"process {os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        with contextlib.suppress(OSError):  # the note serves the message of whoever is refused; a full disk may eat it
+            handle.truncate(0)
+            handle.write(note.encode())
         yield
 
 
@@ -203,11 +231,21 @@ def lock_is_held(folder: Path) -> bool:
     if not lock.exists():
         return False
     try:
-        with lock.open("r+") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with lock.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except OSError:
         return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # there, and not ours
+        return True
+    return True
 
 
 def _flush_folder(folder: Path) -> None:

@@ -4,7 +4,6 @@ The only place that knows how zarr and anndata are driven. It does not know what
 """
 
 import contextlib
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import BankError, OutputError
-from genrag_cli.stores.atomic import explain, pack_folder, remove
+from genrag_cli.stores.atomic import beside, explain, pack_folder, remove, sweep
 from genrag_cli.types import Ints, Strings
 
 ROWS_PER_CHUNK = 1024
@@ -28,11 +27,12 @@ def packing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: where the folder cannot be written or the disk is full.
     """
+    folder = beside(path, "packing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.packing"):
-            remove(left)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".packing", dir=path.parent))
+        sweep(path)
+        remove(folder)
+        folder.mkdir()
     except OSError as error:
         raise explain(error, path) from error
     try:
