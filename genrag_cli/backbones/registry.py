@@ -18,6 +18,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(entry_points(group=GROUP).names))
 
 
+def expect_known(name: str) -> None:
+    """Raises BackboneError for a name that no installed package claims, or that two do; imports nothing."""
+    _find(name)
+
+
 def load_backbone(name: str, device: str = "cpu") -> Backbone:
     """Loads one backbone.
 

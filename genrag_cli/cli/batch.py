@@ -1,5 +1,6 @@
 """Several slides in one command: a bad one is recorded and the others go on."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from genrag_cli.errors import GeneragError, SomeInputsFailed, UsageError
 def for_each_slide(
     slides: Sequence[Path],
     out: Path,
-    ending: str,
+    endings: tuple[str, ...],
     work: Callable[[Path], dict[str, object]],
     listener: ConsoleListener,
     *,
@@ -18,13 +19,20 @@ def for_each_slide(
 ) -> None:
     """Works on every slide.
 
+    Args:
+        slides: files or folders.
+        out: one file (its name has one of `endings`) or a folder.
+        endings: of the files that `work` writes.
+        work: does one slide and returns what is to be known about it.
+        listener: told what happens.
+        as_json: print what `work` returned, and what failed, as one document.
+
     Raises:
-        UsageError: where several slides would go into one file.
+        UsageError: where several slides would go into one file, or `out` is neither such a file nor a folder.
         GeneragError: what went wrong, where only one slide was given.
         SomeInputsFailed: where some of several failed (exit 3); where all did, a GeneragError (exit 1).
     """
-    if len(slides) > 1 and out.name.endswith(ending):
-        raise UsageError(f"--out {out} is one file, {len(slides)} slides were given", "Give a folder.")
+    _expect_places(slides, out, endings)
     results: list[dict[str, object]] = []
     failed = 0
     try:
@@ -32,12 +40,14 @@ def for_each_slide(
             try:
                 results.append(work(slide))
             except GeneragError as error:
-                if len(slides) == 1:
-                    raise
                 failed += 1
+                results.append({"slide": str(slide), "error": error.message, "hint": error.hint})
+                if len(slides) == 1:
+                    if as_json:
+                        print_json({"slides": results})
+                    raise
                 listener.close()
                 show_error(error)
-                results.append({"slide": str(slide), "error": error.message, "hint": error.hint})
     finally:
         listener.close()
     if as_json:
@@ -46,3 +56,21 @@ def for_each_slide(
         names = ", ".join(str(r["slide"]) for r in results if "error" in r)
         kind = SomeInputsFailed if failed < len(slides) else GeneragError
         raise kind(f"{failed} of {len(slides)} slides failed: {names}", "The reasons stand above.")
+
+
+def _expect_places(slides: Sequence[Path], out: Path, endings: tuple[str, ...]) -> None:
+    if out.name.endswith(endings):
+        if len(slides) > 1:
+            raise UsageError(f"--out {out} is one file, {len(slides)} slides were given", "Give a folder.")
+        return
+    if out.is_file():
+        raise UsageError(
+            f"--out {out} is a file that is there and does not end in {' or '.join(endings)}",
+            "Give a folder, or a file with such a name.",
+        )
+    names = Counter(slide.name if slide.is_dir() else slide.stem for slide in slides)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise UsageError(
+            f"{names[twice[0]]} of the slides are called {twice[0]}, so they would be written into one file",
+            "Give them in commands of their own, each with another --out.",
+        )

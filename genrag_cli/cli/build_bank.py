@@ -65,7 +65,7 @@ def build_bank(
     backbones = [load_backbone(name, run.device) for name in dict.fromkeys(backbone or [opt.DEFAULT_BACKBONE])]
     made = BankOptions(
         fov_um=fov_um, pitch_um=pitch_um, mpp=mpp, strict_mpp=strict_mpp, exclude=tuple(exclude or ()),
-        anchors=AnchorOptions.parse(anchors, panel),
+        patients=patients, anchors=AnchorOptions.parse(anchors, panel),
     )  # fmt: skip
     try:
         build(cohort, bank, backbones, made, run, listener)

@@ -3,6 +3,7 @@
 On a terminal rich draws bars with rate and time left; elsewhere plain lines come, at most one every few seconds.
 """
 
+import errno
 import functools
 import json
 import os
@@ -120,6 +121,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
+        except OSError as error:
+            if kwargs.get("debug"):
+                raise
+            show_error(_describe(error))
+            raise typer.Exit(1) from None
 
     return run
 
@@ -127,8 +133,19 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 def show_error(error: GeneragError) -> None:
     """Prints what went wrong and what to do about it."""
     typer.echo(f"error: {error.message}", err=True)
-    if error.hint:
-        typer.echo(f"       {error.hint}", err=True)
+    for line in error.hint.splitlines():
+        typer.echo(f"       {line}", err=True)
+
+
+def _describe(error: OSError) -> GeneragError:
+    """What the operating system refused, in words; the stages say more where they can."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return GeneragError(
+            f"disk full{f' while writing {error.filename}' if error.filename else ''}",
+            "Free some space, then run the same command again.",
+        )
+    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return GeneragError(what, "The operating system refused this; --debug shows where.")
 
 
 def print_json(content: Any) -> None:

@@ -46,4 +46,4 @@ def embed(
         path = embed_slide(slide, out, loaded, options, geometry, run, listener)
         return {"slide": str(slide), "embeddings": str(path)}
 
-    for_each_slide(slides, out, ".zarr.zip", one, listener, as_json=json)
+    for_each_slide(slides, out, (".zarr.zip",), one, listener, as_json=json)

@@ -67,7 +67,7 @@ def retrieve(
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
 ) -> None:
     """Predict expression for every tissue spot of slides, each value traceable to its reference spots."""
-    from genrag_cli.backbones.registry import load_backbone
+    from genrag_cli.backbones.registry import expect_known, load_backbone
     from genrag_cli.errors import UsageError
     from genrag_cli.pipeline.options import SlideOptions, SolveOptions
     from genrag_cli.pipeline.query_space import QuerySpace
@@ -80,6 +80,7 @@ def retrieve(
     slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
     solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap)  # type: ignore[arg-type]
     run = make_run(listener, device=device, workers=workers, seed=seed, overwrite=overwrite, dry_run=dry_run)
+    expect_known(backbone)
     opened = Bank.open(bank, backbone)
     loaded = load_backbone(backbone, run.device)
     check_fit(opened, loaded, slide_options)
@@ -105,4 +106,4 @@ def retrieve(
             "median_references": done.median_refs, "worst_gap": done.worst_gap, "stalled": done.n_stalled,
         }  # fmt: skip
 
-    for_each_slide(slides, out, ".h5ad", one, listener, as_json=json)
+    for_each_slide(slides, out, (".h5ad", ".zarr"), one, listener, as_json=json)

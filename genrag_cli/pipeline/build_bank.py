@@ -11,12 +11,14 @@ import numpy as np
 
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.cohorts.base import Cohort, Section
-from genrag_cli.errors import BankError, CohortError, UsageError, nearest
+from genrag_cli.errors import BankError, CohortError, SlideError, UsageError, nearest
 from genrag_cli.genes.align import columns, common_genes
+from genrag_cli.genes.panels import read_panel_file
 from genrag_cli.pipeline.derive import AnchorOptions, derive, version_key
-from genrag_cli.pipeline.embed import embed_blocks
-from genrag_cli.pipeline.options import RunOptions
+from genrag_cli.pipeline.embed import embed_blocks, name_source
+from genrag_cli.pipeline.options import RunOptions, expect_lengths
 from genrag_cli.slides import n_beyond_edge, open_slide, plan_spots, resolve_pixel_size
+from genrag_cli.slides.base import content_digest
 from genrag_cli.stores.atomic import Parts, digest_file, writer_lock
 from genrag_cli.stores.bank import Bank, SectionReader
 from genrag_cli.stores.bank_writer import BankWriter
@@ -37,7 +39,12 @@ class BankOptions:
     strict_mpp: bool = False
     exclude: tuple[str, ...] = ()
     """Sections to leave out, by name."""
+    patients: str | None = None
+    """How patients were named, for the record: the line that adds a backbone repeats it."""
     anchors: AnchorOptions = dataclasses.field(default_factory=AnchorOptions)
+
+    def __post_init__(self) -> None:
+        expect_lengths(fov_um=self.fov_um, pitch_um=self.pitch_um)
 
 
 def build_bank(
@@ -69,7 +76,14 @@ def build_bank(
         if writer.is_new:
             _create(writer, cohort, chosen, options, listener)
         _check_geometry(writer, options)
-        writer.note(skipped=[list(pair) for pair in cohort.skipped], excluded=list(options.exclude))
+        if options.anchors.file is not None:  # before the long work, not after it
+            columns(writer.manifest["genes"], read_panel_file(options.anchors.file))
+        chosen = _recall_patients(writer, chosen, listener)
+        writer.note(
+            skipped=[list(pair) for pair in cohort.skipped],
+            excluded=list(options.exclude),
+            patients=options.patients or writer.manifest.get("patients"),
+        )
         for number, section in enumerate(chosen, 1):
             _add_section(writer, section, options, listener, f"[{number}/{len(chosen)}] {section.name}")
         names = [s.name for s in chosen]
@@ -91,13 +105,19 @@ def _choose(cohort: Cohort, options: BankOptions, listener: Listener) -> list[Se
     chosen = [s for s in cohort.sections if s.name not in options.exclude]
     if not chosen:
         raise CohortError(f"{cohort.root}: no section is left for the bank", "Exclude fewer sections.")
-    unknown = sum(s.patient is None for s in chosen)
-    if unknown:
+    return chosen
+
+
+def _recall_patients(writer: BankWriter, chosen: list[Section], listener: Listener) -> list[Section]:
+    """The sections with their patients: as stated now, else as the bank knows them."""
+    known = {s["name"]: s["patient"] for s in writer.manifest["sections"]}
+    recalled = [dataclasses.replace(s, patient=s.patient or known.get(s.name)) for s in chosen]
+    if unknown := sum(s.patient is None for s in recalled):
         listener.warn(
             f"the patient of {unknown} of {len(chosen)} sections is unknown, so held-out choices go by section; "
             "name patients with --patients"
         )
-    return chosen
+    return recalled
 
 
 def _create(
@@ -152,6 +172,8 @@ def _section_key(section: Section, genes: list[str], options: BankOptions) -> st
         value for value in vars(section.reader).values() if isinstance(value, Path) and value != section.counts
     ]
     digests = [digest_file(f) for f in files if f.is_file()]
+    if section.slide is not None:  # it may hold the pixel size
+        digests.append(content_digest([section.slide]))
     asked = (options.mpp, options.strict_mpp, section.mpp_given, section.spot_pitch_um, section.pixel_size_candidates)
     return fingerprint(digests, genes, asked)
 
@@ -160,8 +182,9 @@ def _add_section(writer: BankWriter, section: Section, options: BankOptions, lis
     genes: list[str] = writer.manifest["genes"]
     key = _section_key(section, genes, options)
     entry = writer.section(section.name)
-    if entry and entry["key"] == key and (writer.folder / entry["file"]).is_file():
+    if entry and entry["key"] == key:
         if entry["patient"] != section.patient:
+            listener.say(f"{label}: patient {entry['patient'] or 'unknown'} is now {section.patient}")
             writer.update_section(section.name, patient=section.patient)
         listener.say(f"{label}: already in the bank")
         return
@@ -205,9 +228,11 @@ def _settle_pixel_size(section: Section, pitch_px: float | None, options: BankOp
     with open_slide(section.slide, pictures=True) as slide:
         candidates = [*slide.pixel_size_candidates(), *section.pixel_size_candidates]
     pitch = section.spot_pitch_um / pitch_px if section.spot_pitch_um and pitch_px else None
-    pixel_size, warnings = resolve_pixel_size(
-        candidates, given=options.mpp or section.mpp_given, pitch=pitch, strict=options.strict_mpp
-    )
+    given = section.mpp_given if options.mpp is None else options.mpp
+    try:
+        pixel_size, warnings = resolve_pixel_size(candidates, given=given, pitch=pitch, strict=options.strict_mpp)
+    except SlideError as error:
+        raise name_source(error, section.slide) from error
     for text in warnings:
         listener.warn(f"{section.name}: {text}")
     return pixel_size
@@ -247,7 +272,7 @@ def _add_version(writer: BankWriter, names: list[str], backbone: str, options: B
     embedded = writer.manifest["backbones"][backbone]["sections"]
     key = version_key(entries, embedded, options.anchors)
     current = writer.current_version(backbone)
-    if current and current["key"] == key and (writer.folder / current["file"]).is_file():
+    if current and current["key"] == key:
         listener.say(f"{writer.folder}: nothing to do for {backbone}, version {current['version']} is up to date")
         return
     sections = [SectionReader.open(writer.folder, e) for e in entries]

@@ -19,6 +19,7 @@ from genrag_cli.pipeline.evaluate import evaluate_prediction
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.query_space import QuerySpace
 from genrag_cli.pipeline.retrieve import retrieve_slide
+from genrag_cli.stores.atomic import new_folder
 from genrag_cli.stores.bank import Bank
 from genrag_cli.synthetic import write_cohort
 from genrag_cli.types import Listener, Score
@@ -49,7 +50,8 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
     train, bank_folder = out / "train", out / "generag-bank.zarr"
     if not (train / "counts").exists() or run.overwrite:
         listener.say(f"writing a made-up cohort of three patients to {train}")
-        write_cohort(train, seed=run.seed)
+        with new_folder(train) as temporary:
+            write_cohort(temporary, seed=run.seed)
     cohort = open_cohort(train, patients=PATIENTS)
     held = cohort.sections[-1]
     assert held.slide is not None

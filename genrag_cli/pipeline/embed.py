@@ -9,7 +9,7 @@ import numpy as np
 
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.cohorts import open_section
-from genrag_cli.errors import UsageError
+from genrag_cli.errors import SlideError, UsageError
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
 from genrag_cli.slides import (
     Slide,
@@ -24,7 +24,7 @@ from genrag_cli.slides import (
     resolve_pixel_size,
 )
 from genrag_cli.slides.spots import Spots
-from genrag_cli.stores.atomic import Parts
+from genrag_cli.stores.atomic import Parts, tidy
 from genrag_cli.stores.embeddings import read_about, read_embeddings, write_embeddings
 from genrag_cli.types import Embeddings, Floats, Ints, Listener, PixelSize, Progress, TileGrid, fingerprint
 
@@ -49,12 +49,22 @@ def open_with_pixel_size(path: Path, options: SlideOptions, listener: Listener) 
         pixel_size, warnings = resolve_pixel_size(
             slide.pixel_size_candidates(), given=options.mpp, strict=options.strict_mpp
         )
+    except SlideError as error:
+        slide.close()
+        raise name_source(error, path) from error
     except BaseException:
         slide.close()
         raise
     for text in (*slide.notes, *warnings):
         listener.warn(f"{slide.slide_id}: {text}")
     return slide, pixel_size
+
+
+def name_source(error: SlideError, source: Path | str) -> SlideError:
+    """The same error with the slide or section named, where its message does not name one."""
+    if str(source) in error.message:
+        return error
+    return SlideError(f"{source}: {error.message}", error.hint)
 
 
 def plan_grid(
@@ -106,6 +116,7 @@ def ensure_embeddings(
     if path.exists() and not run.overwrite:
         if read_about(path)["key"] == key:
             listener.say(f"{path}: {len(grid)} embeddings, already there")
+            tidy(path)
             return read_embeddings(path)
         listener.say(f"{path}: made with other options or from another slide; doing it again")
     parts = Parts(path, key, "parts")

@@ -7,11 +7,12 @@ import numpy as np
 
 from genrag_cli.errors import BankError, OutputError
 from genrag_cli.outputs import keys
-from genrag_cli.outputs.prediction import Prediction, read_prediction
+from genrag_cli.outputs.prediction import Prediction, read_about, read_prediction
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
 from genrag_cli.pipeline.retrieve import write_expression
+from genrag_cli.stores.atomic import tidy
 from genrag_cli.stores.bank import Bank
-from genrag_cli.types import Listener, PixelSize, TileGrid
+from genrag_cli.types import Listener, PixelSize, TileGrid, fingerprint
 from genrag_cli.units import Microns, Mpp, TilePx
 
 
@@ -30,7 +31,7 @@ def export_expression(
 
     Raises:
         BankError: where the bank is gone, or is not the one that the weights point into.
-        OutputError: where `out` is there already.
+        OutputError: where `out` is there already and is something else.
     """
     stored = read_prediction(path)
     about = stored.about
@@ -44,10 +45,15 @@ def export_expression(
     target = out or path.with_name(f"{path.name.removesuffix(path.suffix)}.expression.h5ad")
     if target.resolve() == path.resolve():
         raise OutputError(f"{target} is the prediction itself", "Give another --out.")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} is there already", "Give another --out, or --overwrite to replace it.")
     scale = stored.expression.scale
     chosen = choose_genes(bank, genes, scale)
+    key = fingerprint(about["key"], chosen)
+    if target.exists() and not overwrite:
+        if read_about(target).get("key") == key:
+            listener.say(f"{target}: already done")
+            tidy(target)
+            return target
+        raise OutputError(f"{target} is there already", "Give another --out, or --overwrite to replace it.")
     meta = stored.spatial["metadata"]
     size = PixelSize(Mpp(float(meta["mpp"])), str(meta["mpp_source"]))
     own = (keys.ARRAY_ROW, keys.ARRAY_COL)
@@ -69,7 +75,7 @@ def export_expression(
         genes=bank.genes[chosen],
         scale=scale,
         spot_um=bank.geometry["spot_um"],
-        about={k: v for k, v in about.items() if k != "unit"},
+        about={k: v for k, v in about.items() if k != "unit"} | {"key": key},
         obs={k: stored.obs[k].to_numpy() for k in (keys.MORPHOLOGY_RESIDUAL, keys.ANCHOR_RESIDUAL)},
         var=describe_genes(bank, chosen, scale),
         thumbnail=(stored.spatial["images"]["hires"], float(stored.spatial["scalefactors"]["tissue_hires_scalef"])),

@@ -14,6 +14,8 @@ from genrag_cli.outputs import keys
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Ints, Scale
 
+_FILES = (".txt", ".csv", ".tsv", ".json", ".npy")
+
 
 def bank_statistics(bank: Bank, scale: Scale) -> GeneStatistics:
     """Mean, sd and detection of every gene over the bank's spots."""
@@ -31,7 +33,7 @@ def choose_genes(bank: Bank, text: str, scale: Scale) -> Ints:
         scale: in which variance is taken.
 
     Raises:
-        UsageError: for a number below 1.
+        UsageError: for a number below 1, no name at all, or a file that is not there.
         GeneragError: for names that the bank does not have, with the nearest ones.
     """
     if text == "all":
@@ -40,8 +42,22 @@ def choose_genes(bank: Bank, text: str, scale: Scale) -> Ints:
         if int(text) < 1:
             raise UsageError(f"--genes {text} asked; at least 1, or all, or names are possible")
         return global_panel(bank_statistics(bank, scale), int(text))
-    names = read_panel_file(Path(text)) if Path(text).is_file() else [n.strip() for n in text.split(",") if n.strip()]
-    return columns(bank.genes, names)
+    return columns(bank.genes, _read_names(text))
+
+
+def _read_names(text: str) -> Any:
+    try:
+        is_file = Path(text).is_file()
+    except OSError:  # a list of names may be longer than a file's name can be
+        is_file = False
+    if is_file:
+        return read_panel_file(Path(text))
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--genes {text!r} asked; at least one name, a number, a file of names, or all is possible")
+    if len(names) == 1 and Path(names[0]).suffix.lower() in _FILES:
+        raise UsageError(f"--genes {text}: no such file", "Give a file of names, names with commas between, N, or all.")
+    return names
 
 
 def describe_genes(bank: Bank, chosen: Ints, scale: Scale) -> dict[str, NDArray[Any]]:

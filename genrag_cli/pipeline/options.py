@@ -11,7 +11,11 @@ Preset = Literal["default", "paper"]
 
 @dataclass(frozen=True)
 class SlideOptions:
-    """How a slide is read and laid out."""
+    """How a slide is read and laid out.
+
+    Raises:
+        UsageError: for lengths that are not above 0.
+    """
 
     mpp: float | None = None
     strict_mpp: bool = False
@@ -21,6 +25,9 @@ class SlideOptions:
     """None: the bank's."""
     spots: str | None = None
     """Spots CSV, or COHORT:SECTION for the spots of a measured section; None: every spot on tissue."""
+
+    def __post_init__(self) -> None:
+        expect_lengths(fov_um=self.fov_um, pitch_um=self.pitch_um)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class SolveOptions:
         ]
         if len(ways) > 1:
             raise UsageError(f"{' and '.join(ways)} both say how strong the penalty is", "Give one of them.")
+        if self.active is not None and self.active < 1:
+            raise UsageError(f"--active {self.active} asked; at least 1 is possible")
         if self.gamma is not None and self.lambda_ is None:
             raise UsageError("--gamma goes with --lambda", "Give --lambda too, or --alpha or --active alone.")
         if not 1e-7 <= self.gap < 1:
@@ -59,6 +68,11 @@ class SolveOptions:
         """Omega, the preset's where none was given."""
         return self.omega if self.omega is not None else {"default": 0.25, "paper": 0.75}[self.preset]
 
+    @property
+    def wanted_references(self) -> int:
+        """References per spot in the median that the strength is searched for, where none is named."""
+        return 50 if self.active is None else self.active
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -69,6 +83,13 @@ class RunOptions:
     seed: int = 0
     overwrite: bool = False
     dry_run: bool = False
+
+
+def expect_lengths(**lengths: float | None) -> None:
+    """Raises UsageError for a length in um that was given and is not above 0, naming its flag."""
+    for name, value in lengths.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"--{name.replace('_', '-')} {value:g} asked; it must be above 0", "Give it in um.")
 
 
 def allotted_cpus() -> int:

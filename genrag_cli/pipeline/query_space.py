@@ -100,7 +100,7 @@ class QuerySpace:
             return Strength.from_code(0.01 if options.alpha is None else options.alpha, L1_RATIO, m), None
         chosen = np.random.default_rng(seed).permutation(len(sample))[:SEARCH_QUERIES]
         found = find_strength(
-            self.rows.T, sample[np.sort(chosen)].T, active=options.active or 50, l1_ratio=L1_RATIO,
+            self.rows.T, sample[np.sort(chosen)].T, active=options.wanted_references, l1_ratio=L1_RATIO,
             nonnegative=not options.signed,
         )  # fmt: skip
         return found.strength, found

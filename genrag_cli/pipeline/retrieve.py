@@ -23,7 +23,7 @@ from genrag_cli.retrieval.objective import Strength
 from genrag_cli.retrieval.residuals import block_residuals
 from genrag_cli.retrieval.solve import solve
 from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, sample_rows
-from genrag_cli.stores.atomic import Parts, new_file, new_folder
+from genrag_cli.stores.atomic import Parts, new_file, new_folder, tidy
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import (
     Embeddings,
@@ -51,9 +51,10 @@ class Retrieved:
     path: Path
     n_spots: int
     skipped: bool
-    """It was already there."""
-    median_refs: float = 0.0
-    worst_gap: float = 0.0
+    """It was already there, or nothing was to be done (dry run)."""
+    median_refs: float | None = None
+    """None where there is no prediction (dry run)."""
+    worst_gap: float | None = None
     n_stalled: int = 0
 
 
@@ -116,8 +117,9 @@ def retrieve_slide(
             run.seed,
             __version__,
         )
-        if _is_done(target, key, run.overwrite, listener):
-            return Retrieved(target, len(grid), skipped=True)
+        if (done := _find_done(target, key, run.overwrite, listener)) is not None:
+            facts = (float(done["median_references"]), float(done["gap_worst"]), int(done["n_stalled"]))
+            return Retrieved(target, len(grid), True, *facts)
         if run.dry_run:
             listener.say(f"would write {target}: {len(grid)} spots, {len(chosen)} genes")
             return Retrieved(target, len(grid), skipped=True)
@@ -138,7 +140,7 @@ def retrieve_slide(
         strength, found = space.strength(solve_options, stands_for, run.seed)
         if found and not found.reached:
             listener.warn(
-                f"{slide.slide_id}: no strength gives {solve_options.active or 50} references in the median; "
+                f"{slide.slide_id}: no strength gives {solve_options.wanted_references} references in the median; "
                 f"{found.median_active:g} is the most"
             )
         parts = Parts(target, fingerprint(key, strength, run.device), "codes")
@@ -220,18 +222,20 @@ def check_fit(bank: Bank, backbone: Backbone, options: SlideOptions) -> None:
         )
 
 
-def _is_done(target: Path, key: str, overwrite: bool, listener: Listener) -> bool:
+def _find_done(target: Path, key: str, overwrite: bool, listener: Listener) -> dict[str, Any] | None:
+    """The provenance of the output where it stands and was made in just this way, else None."""
     if not target.exists() or overwrite:
-        return False
+        return None
     try:
         about = read_about(target)
     except OutputError as error:
         raise OutputError(error.message, "Give another --out, or --overwrite to replace it.") from error
     if about.get("key") == key:
         listener.say(f"{target}: already done")
-        return True
+        tidy(target)
+        return about
     listener.say(f"{target}: made with other options, slide or bank; doing it again")
-    return False
+    return None
 
 
 def _embed_sample(

@@ -1,7 +1,7 @@
 """The library's front door: any dictionary, any queries, numpy or torch in, `SparseCodes` out."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,9 +10,12 @@ from torch import Tensor
 
 from genrag_cli.errors import SolverError
 from genrag_cli.retrieval.fista import lipschitz, solve_dense
+from genrag_cli.retrieval.problem import Batch, Solved
+from genrag_cli.retrieval.working_set import solve_working_set
 from genrag_cli.types import SparseCodes, join_codes
 
 Array = NDArray[Any] | Tensor
+MAX_ROUNDS = 60
 TIGHTEST_GAP = 1e-7
 """float32 weights cannot promise less."""
 
@@ -25,6 +28,7 @@ def solve(
     l2: float | Array,
     nonnegative: bool = True,
     gap: float = 1e-4,
+    method: Literal["working-set", "dense"] = "working-set",
     chunk: int = 256,
     max_iter: int = 20_000,
     device: str | torch.device | None = None,
@@ -40,8 +44,10 @@ def solve(
         l2: one value or one per query, >= 0.
         nonnegative: a >= 0 (the default) or signed.
         gap: relative duality gap (P - dual) / P that every query must reach by itself; 1e-7 is the tightest.
+        method: `working-set` looks at the whole bank only to certify; `dense` is FISTA over all of it, the oracle.
         chunk: queries solved side by side; memory grows with chunk x N, the result does not depend on it.
-        max_iter: iterations after which a query is returned with status `stalled` and the gap that it has.
+        max_iter: iterations (dense) or rounds (working-set, at most 60) after which a query is returned with status
+            `stalled` and the gap that it has.
         device: where to compute; the dictionary's own device, else the CPU.
         start: codes to begin from (warm start), same N and n.
         on_progress: told how many more queries are done.
@@ -61,36 +67,47 @@ def solve(
         raise SolverError("the dictionary has no columns: nothing to retrieve from")
     if not TIGHTEST_GAP <= gap < 1:
         raise SolverError(f"gap {gap:g} asked; {TIGHTEST_GAP:g} <= gap < 1 is possible with float32 weights")
+    if method not in ("working-set", "dense"):
+        raise SolverError(f"unknown method {method!r}", "Known: working-set, dense")
     if chunk < 1 or max_iter < 1:
         raise SolverError(f"chunk {chunk} and max_iter {max_iter} must be at least 1")
     strong, ridge = _per_query("l1", l1, n, atoms), _per_query("l2", l2, n, atoms)
     if start is not None and (start.n_bank != n_bank or len(start) != n):
         raise SolverError(f"start is for {len(start)} queries over {start.n_bank} spots, asked {n} over {n_bank}")
-    step = lipschitz(atoms)
+    half_norms = atoms.square().sum(1) / 2
+    step = lipschitz(atoms) if method == "dense" else 0.0
     parts = []
     for low in range(0, n, chunk):
         part = slice(low, low + chunk)
+        batch = Batch(rows[part], strong[part], ridge[part], nonnegative)
         warm = None if start is None else _rows_of(start, part, atoms.device)
-        codes, reached, passes = solve_dense(
-            atoms, rows[part], strong[part], ridge[part], nonnegative=nonnegative, gap=gap, max_iter=max_iter,
-            step=step, start=warm, on_solved=on_progress,
-        )  # fmt: skip
-        parts.append(pack_codes(codes, reached, passes, gap))
+        if method == "dense":
+            found = solve_dense(
+                atoms, half_norms, batch, gap=gap, max_iter=max_iter, step=step, start=warm, on_solved=on_progress
+            )
+        else:
+            sparse = None if warm is None else Solved.of_dense(warm, strong[part], strong[part])
+            found = solve_working_set(
+                atoms, half_norms, batch, gap=gap, max_rounds=min(max_iter, MAX_ROUNDS),
+                start=None if sparse is None else (sparse.index, sparse.weights), on_solved=on_progress,
+            )  # fmt: skip
+        parts.append(pack_codes(found, n_bank, gap))
     return join_codes(parts) if parts else empty_codes(n_bank)
 
 
-def pack_codes(codes: Tensor, reached: Tensor, passes: Tensor, gap: float) -> SparseCodes:
-    """Dense codes (q, N) as CSR, with the status that their gaps deserve."""
-    rows, cols = codes.nonzero(as_tuple=True)
-    counts = torch.bincount(rows, minlength=len(codes)).cpu().numpy()
-    gaps = reached.cpu().numpy().astype(np.float64)
+def pack_codes(found: Solved, n_bank: int, gap: float) -> SparseCodes:
+    """What a solver found as CSR, with the status that its gaps deserve."""
+    kept = found.weights != 0
+    order = torch.where(kept, found.index, n_bank).argsort(dim=1)
+    kept, index, weights = (v.gather(1, order).cpu() for v in (kept, found.index, found.weights))
+    gaps = found.gap.cpu().numpy().astype(np.float64)
     return SparseCodes(
-        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        indices=cols.cpu().numpy().astype(np.int32),
-        weights=codes[rows, cols].cpu().numpy(),
-        n_bank=codes.shape[1],
+        indptr=np.concatenate([[0], np.cumsum(kept.sum(1).numpy())]).astype(np.int64),
+        indices=index[kept].numpy().astype(np.int32),
+        weights=weights[kept].numpy(),
+        n_bank=n_bank,
         gap=gaps,
-        passes=passes.cpu().numpy(),
+        passes=found.passes.cpu().numpy(),
         status=np.where(gaps <= gap, "solved", "stalled"),
     )
 

@@ -62,6 +62,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         remove(temporary)
         temporary.mkdir()
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
         if path.exists():
             path.replace(old)
         temporary.replace(path)
@@ -69,6 +73,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise explain(error, path) from error
     finally:
+        if old.exists() and not path.exists():  # stopped between the two renames
+            old.replace(path)
         remove(temporary)
         remove(old)
 

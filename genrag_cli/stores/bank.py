@@ -4,6 +4,7 @@ Formats stand in `layout.py`. This module reads; `bank_writer.py` writes. It kno
 """
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from genrag_cli.errors import BankError, nearest
 from genrag_cli.stores.atomic import digest_file, lock_is_held
-from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST
+from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, MANIFEST_KEYS
 from genrag_cli.stores.zipped import opened, read_arrays, read_csr_rows, read_frame, read_index
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings, fingerprint
 
@@ -26,6 +27,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         BankError: where there is none, it is damaged, or of a newer format.
     """
+    remedy = "Put back a copy of it, or build the bank again into another folder."
     path = folder / MANIFEST
     if not path.is_file():
         found = "the folder does not exist" if not folder.exists() else f"it holds no {MANIFEST}"
@@ -33,13 +35,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise BankError(f"{path} cannot be read: {error}", "Build the bank again into an empty folder.") from error
+        raise BankError(f"{path} is damaged: {error}", remedy) from error
+    if not isinstance(manifest, dict):
+        raise BankError(f"{path} is damaged: it holds a {type(manifest).__name__}, no manifest", remedy)
     if manifest.get("format") != FORMAT or manifest.get("format_version", 0) > FORMAT_VERSION:
         raise BankError(
             f"{path} is {manifest.get('format')} {manifest.get('format_version')}, this generag reads {FORMAT} up to "
             f"{FORMAT_VERSION}",
             "Update generag, or build the bank again.",
         )
+    if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
+        raise BankError(f"{path} is damaged: it lacks {', '.join(missing)}", remedy)
     return manifest
 
 
@@ -58,22 +64,32 @@ class Bank:
         """Opens a bank at its newest version, or an older one.
 
         Raises:
-            BankError: where it is missing, unfinished, or lacks the backbone (with the line that adds it).
+            BankError: where it is missing, unfinished or damaged (a file is gone, cut short, or no longer the one that
+                the version was made from), or lacks the backbone (with the line that adds it).
         """
         manifest = read_manifest(folder)
         known = [b for b, entry in manifest["backbones"].items() if entry["versions"]]
         if backbone not in known:
             writer = " and another process is writing it now" if lock_is_held(folder) else ""
+            line = build_line(manifest, folder, backbone)
             if not known:
-                raise BankError(f"the bank {folder} is not finished{writer}", _finish_line(manifest, folder, backbone))
+                raise BankError(f"the bank {folder} is not finished{writer}", f"Finish it: {line}")
             raise BankError(
                 f"the bank {folder} has no embeddings of backbone {backbone!r}; it has {', '.join(known)}{writer}",
-                f"{nearest(backbone, known)}\nTo add it: " + _finish_line(manifest, folder, backbone),
+                f"{nearest(backbone, known)}\nTo add it: {line}",
             )
         newest = len(manifest["backbones"][backbone]["versions"])
         if version is not None and not 1 <= version <= newest:
             raise BankError(f"the bank {folder} has versions 1 to {newest} of {backbone}, {version} was asked")
-        return Bank(folder, manifest, backbone, version or newest)
+        bank = Bank(folder, manifest, backbone, version or newest)
+        if wrong := find_faults(folder, manifest, backbone, bank.number):
+            line = f"Repair it: {build_line(manifest, folder, backbone)}"
+            old = "That version is history: predict again with the present bank."
+            raise BankError(
+                f"the bank {folder} is damaged or unfinished: {'; '.join(wrong)}",
+                line if bank.number == newest else old,
+            )
+        return bank
 
     @property
     def genes(self) -> Strings:
@@ -165,32 +181,78 @@ class Bank:
             first += entry["n_spots"]
 
 
-def _finish_line(manifest: dict[str, Any], folder: Path, backbone: str) -> str:
-    train = manifest.get("train", "TRAIN")
-    return f"generag build-bank {train} --backbone {backbone} --bank {folder}"
+def build_line(manifest: dict[str, Any], folder: Path, backbone: str) -> str:
+    """The command that finishes or repairs a bank, or adds a backbone to it, and changes nothing else."""
+    words = ["generag", "build-bank", str(manifest["train"]), "--backbone", backbone]
+    if manifest.get("patients"):
+        words += ["--patients", str(manifest["patients"])]
+    for name in manifest.get("excluded", []):
+        words += ["--exclude", name]
+    return shlex.join([*words, "--bank", str(folder)])
+
+
+def find_faults(folder: Path, manifest: dict[str, Any], backbone: str, number: int) -> list[str]:
+    """What keeps a version from being used, seen without reading the files; empty when nothing does.
+
+    Args:
+        folder: the bank.
+        manifest: its manifest.
+        backbone: one with versions.
+        number: of the version, from 1.
+    """
+    entry = manifest["backbones"][backbone]
+    version = entry["versions"][number - 1]
+    sections = {s["name"]: s for s in manifest["sections"]}
+    wrong = [*_miss(folder, version)]
+    for name, (counts, embeddings) in version["made_from"].items():
+        for found, digest, what in (
+            (sections.get(name), counts, "section"), (entry["sections"].get(name), embeddings, "embeddings of section"),
+        ):  # fmt: skip
+            if found is None or found["sha256"] != digest:
+                wrong.append(f"{what} {name} changed after version {number} of {backbone} was made")
+            else:
+                wrong += _miss(folder, found)
+    return wrong
+
+
+def is_whole(folder: Path, entry: dict[str, Any]) -> bool:
+    """Whether the file of a manifest's entry is there in its full length."""
+    return not _miss(folder, entry)
+
+
+def _miss(folder: Path, entry: dict[str, Any]) -> list[str]:
+    path, name = folder / entry["file"], entry["file"]
+    if not path.is_file():
+        return [f"{name} is missing"]
+    if (size := path.stat().st_size) != entry["bytes"]:
+        return [f"{name} is cut short or was changed: {size} bytes, {entry['bytes']} expected"]
+    return []
 
 
 def verify_bank(folder: Path) -> list[str]:
-    """Compares every file of a bank with its digest and opens it; returns what is wrong, empty when nothing is.
+    """Compares every file of a bank with its length and digest; returns what is wrong, empty when nothing is.
 
     Raises:
         BankError: where there is no readable manifest.
     """
     manifest = read_manifest(folder)
-    files = [(s["file"], s["sha256"]) for s in manifest["sections"]]
-    for entry in manifest["backbones"].values():
-        files += [(s["file"], s["sha256"]) for s in entry["sections"].values()]
-        files += [(v["file"], v["sha256"]) for v in entry["versions"]]
+    files = list(manifest["sections"])
     wrong = []
-    for name, digest in files:
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{name}: missing")
-        elif digest_file(path) != digest:
-            wrong.append(f"{name}: its digest is not the manifest's; the file was changed or cut short")
-    if not any(entry["versions"] for entry in manifest["backbones"].values()):
-        wrong.append("the build was not finished")
-    return wrong
+    for entry in manifest["backbones"].values():
+        files += [*entry["sections"].values(), *entry["versions"]]
+    for entry in files:
+        if faults := _miss(folder, entry):
+            wrong += faults
+        elif digest_file(folder / entry["file"]) != entry["sha256"]:
+            wrong.append(f"{entry['file']} was changed: its digest is not the manifest's")
+    for backbone, entry in manifest["backbones"].items():
+        if entry["versions"]:
+            wrong += find_faults(folder, manifest, backbone, len(entry["versions"]))
+        else:
+            wrong.append(f"the build was not finished: no version of {backbone}")
+    if not manifest["backbones"]:
+        wrong.append("the build was not finished: no backbone")
+    return list(dict.fromkeys(wrong))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli._version import __version__
+from genrag_cli.errors import BankError
 from genrag_cli.stores.atomic import digest_file, write_json
-from genrag_cli.stores.bank import read_manifest
+from genrag_cli.stores.bank import is_whole, read_manifest
 from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, derived_file, embedding_file, section_file
 from genrag_cli.stores.zipped import add_rows, opened, packing, write_anndata, write_arrays
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings
@@ -32,7 +33,16 @@ class BankWriter:
         return not self.manifest
 
     def create(self, *, genes: Strings, gene_ids: Strings | None, geometry: dict[str, float], train: str) -> None:
-        """Freezes the gene list and the geometry of the bank."""
+        """Freezes the gene list and the geometry of the bank.
+
+        Raises:
+            BankError: for a folder that holds something else.
+        """
+        if others := sorted(p.name for p in self.folder.glob("*") if not p.name.startswith(".")):
+            raise BankError(
+                f"{self.folder} is no bank and is not empty: it holds {', '.join(others[:3])}",
+                "Name a folder that is not there yet with --bank.",
+            )
         self.manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -55,8 +65,9 @@ class BankWriter:
             self._save()
 
     def section(self, name: str) -> dict[str, Any] | None:
-        """The entry of a finished section."""
-        return next((s for s in self.manifest["sections"] if s["name"] == name), None)
+        """The entry of a finished section, None where it is not there or its file is gone or cut short."""
+        found = (s for s in self.manifest["sections"] if s["name"] == name)
+        return next((s for s in found if is_whole(self.folder, s)), None)
 
     def add_section(
         self, name: str, *, names: Strings, counts: Any, totals: Doubles, centres: Doubles, array_rc: Ints,
@@ -84,11 +95,15 @@ class BankWriter:
         if self.manifest["gene_ids"]:
             var["gene_ids"] = self.manifest["gene_ids"]
         file = section_file(name)
+        others = [s for s in self.manifest["sections"] if s["name"] != name]
+        if len(others) < len(self.manifest["sections"]):
+            # Out of the manifest before its file is replaced: at no moment does an entry speak of another file.
+            self.manifest["sections"] = others
+            self._save()
         with packing(self.folder / file) as folder:
             write_anndata(folder, anndata.AnnData(X=counts, obs=obs, var=var, obsm={"spatial": centres}))
-        digest = digest_file(self.folder / file)
-        entry = {"name": name, "file": file, "sha256": digest, "n_spots": len(names), **entry}
-        self.manifest["sections"] = [s for s in self.manifest["sections"] if s["name"] != name] + [entry]
+        entry = {"name": name, **self._identify(file), "n_spots": len(names), **entry}
+        self.manifest["sections"] = [*others, entry]
         self._save()
 
     def update_section(self, name: str, **entries: Any) -> None:
@@ -108,7 +123,7 @@ class BankWriter:
     def embedded(self, card: BackboneCard, name: str, key: str) -> bool:
         """Whether this section's embeddings are finished under this key."""
         entry = self.manifest["backbones"].get(card.name, {}).get("sections", {}).get(name)
-        return bool(entry and entry["key"] == key and (self.folder / entry["file"]).is_file())
+        return bool(entry and entry["key"] == key and is_whole(self.folder, entry))
 
     def add_embeddings(self, card: BackboneCard, name: str, names: Strings, blocks: Iterator[Floats], key: str) -> None:
         """Adds one section's embeddings, (b, d) block by block."""
@@ -116,6 +131,9 @@ class BankWriter:
         import pandas as pd
 
         file = embedding_file(card.name, name)
+        sections = self.manifest["backbones"].get(card.name, {}).get("sections", {})
+        if sections.pop(name, None):
+            self._save()
         obs = pd.DataFrame(index=pd.Index(names.tolist(), dtype=object))
         with packing(self.folder / file) as folder:
             write_anndata(folder, anndata.AnnData(obs=obs))
@@ -124,23 +142,34 @@ class BankWriter:
             card.name, {"card": dataclasses.asdict(card), "sections": {}, "versions": []}
         )
         backbone["card"] = dataclasses.asdict(card)
-        backbone["sections"][name] = {"file": file, "sha256": digest_file(self.folder / file), "key": key}
+        backbone["sections"][name] = {**self._identify(file), "key": key}
         self._save()
 
     def current_version(self, backbone: str) -> dict[str, Any] | None:
-        """The newest version of a backbone, or None."""
+        """The newest version of a backbone; None where there is none, or its file is gone or cut short."""
         versions = self.manifest["backbones"][backbone]["versions"]
-        return versions[-1] if versions else None
+        return versions[-1] if versions and is_whole(self.folder, versions[-1]) else None
 
     def add_version(self, backbone: str, arrays: dict[str, NDArray[Any]], entry: dict[str, Any]) -> None:
-        """Adds a version: arrays of `layout.DERIVED` and an entry with sections, anchors, panel and heads' facts."""
+        """Adds a version: arrays of `layout.DERIVED` and an entry with sections, anchors, panel and heads' facts.
+
+        A newest version with the same `key` is one whose file was lost, and is written anew under its number.
+        """
         versions = self.manifest["backbones"][backbone]["versions"]
+        if versions and versions[-1]["key"] == entry["key"]:
+            versions.pop()
         number = len(versions) + 1
         file = derived_file(backbone, number)
         write_arrays(self.folder / file, arrays)
-        digest = digest_file(self.folder / file)
-        versions.append({"version": number, "file": file, "sha256": digest, **entry})
+        embeddings = self.manifest["backbones"][backbone]["sections"]
+        counts = {s["name"]: s["sha256"] for s in self.manifest["sections"]}
+        made_from = {name: [counts[name], embeddings[name]["sha256"]] for name in entry["sections"]}
+        versions.append({"version": number, **self._identify(file), "made_from": made_from, **entry})
         self._save()
+
+    def _identify(self, file: str) -> dict[str, Any]:
+        path = self.folder / file
+        return {"file": file, "sha256": digest_file(path), "bytes": path.stat().st_size}
 
     def _save(self) -> None:
         write_json(self.folder / MANIFEST, self.manifest)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 FORMAT = "generag-bank"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+MANIFEST_KEYS = ("train", "genes", "geometry", "sections", "skipped", "dropped_genes", "backbones")
+"""What every manifest has, from its creation on. Entries with a `file` have its `sha256` and `bytes` too."""
 
 
 @dataclass(frozen=True)

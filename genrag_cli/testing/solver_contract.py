@@ -26,13 +26,14 @@ def exact_gap(dictionary: Doubles, b: Doubles, a: Doubles, l1: float, l2: float,
     r = b - dictionary @ a
     primal = value(dictionary, b, a, l1, l2)
     slack = dictionary.T @ r - l2 * a
-    top = float(slack.max() if nonnegative else np.abs(slack).max())
-    q = r @ r + l2 * (a @ a)
+    top = float(np.max(slack if nonnegative else np.abs(slack)))
+    br, q = float(b @ r), float(r @ r) + l2 * float(a @ a)
     if primal <= 0 or q <= 0:
         return 0.0
-    s = max(float(b @ r) / q, 0.0)
-    s = min(s, l1 / top) if top > 0 else s
-    return float((primal - (s * (b @ r) - 0.5 * s * s * q)) / primal)
+    s = max(br / q, 0.0)
+    if top > 0:
+        s = min(s, l1 / top)
+    return (primal - (s * br - 0.5 * s * s * q)) / primal
 
 
 class SolverContract:

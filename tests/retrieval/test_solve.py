@@ -123,3 +123,10 @@ def test_malformed_problems_are_refused(change, says):
     given = {"dictionary": dictionary, "queries": queries, "l1": 1.0, "l2": 1.0, **change}
     with pytest.raises(SolverError, match=says):
         solve(given.pop("dictionary"), given.pop("queries"), **given)
+
+
+class TestDense(SolverContract):
+    """FISTA over the whole bank: the oracle."""
+
+    def solve(self, dictionary, queries, **options):
+        return solve(dictionary, queries, method="dense", **options)
