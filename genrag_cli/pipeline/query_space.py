@@ -66,13 +66,14 @@ class QuerySpace:
         ).astype(np.float32)
         embeddings = standardise_sections(bank.embeddings) if default else bank.embeddings
         features = np.concatenate(embeddings)
+        head = load_head(bank.derived, bank.version, scale)
         if default:
             mean = bank.derived[f"genes/{scale.name}/mean"][where]
             sd = bank.derived[f"genes/{scale.name}/sd"][where]
-            blocks = Blocks.balanced(options.weight, features.shape[1], mean, sd)
+            guess_sd = head.predict(features).std(0, dtype=np.float64)
+            blocks = Blocks.balanced(options.weight, features.shape[1], mean, sd, guess_sd)
         else:
             blocks = Blocks.as_published(options.weight, anchors.shape[1])
-        head = load_head(bank.derived, bank.version, scale)
         return QuerySpace(blocks.rows(features, anchors), blocks, head, scale, default, features.shape[1])
 
     def guess(self, embeddings: Floats, statistics: SlideStatistics) -> Floats:

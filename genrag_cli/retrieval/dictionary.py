@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from genrag_cli.errors import SolverError, UsageError
 from genrag_cli.types import Doubles, Floats
 
+SPREAD_FLOOR = 0.01
+"""A head whose guesses hardly vary is not blown up beyond this."""
 SD_FLOOR = 0.01
 """A dimension's sd is never taken below this share of the root mean square sd over dimensions."""
 
@@ -51,10 +53,24 @@ class Blocks:
             raise UsageError(f"omega {self.omega} asked; 0 <= omega <= 1 is possible (1: morphology alone)")
 
     @staticmethod
-    def balanced(omega: float, dim: int, anchor_mean: Doubles, anchor_sd: Doubles) -> "Blocks":
-        """Preset `default`: both blocks centred, each dimension at unit sd, each block divided by sqrt of its size."""
-        k = len(anchor_mean)
-        return Blocks(omega, 1 / np.sqrt(dim), anchor_mean, 1 / floor_sd(anchor_sd) / np.sqrt(k))
+    def balanced(omega: float, dim: int, anchor_mean: Doubles, anchor_sd: Doubles, guess_sd: Doubles) -> "Blocks":
+        """Preset `default`: blocks that have unit energy in a query, so that omega means what it says.
+
+        Embeddings are standardised, so theirs is 1 / sqrt(d). A first guess of the anchors is far less spread than
+        measured spots are (a ridge head shrinks what it cannot know: to a few percent of the sd on real tissue), so
+        anchors are divided by their sd over the bank, by sqrt(k), and by how spread the head's guesses over the bank
+        are beside it. Without the last, a query's anchors weigh next to nothing, whatever omega.
+
+        Args:
+            omega: weight of morphology.
+            dim: d.
+            anchor_mean: y0 (k,).
+            anchor_sd: sd of the measured anchors over the bank (k,).
+            guess_sd: sd of the head's guesses over the bank (k,).
+        """
+        sd = floor_sd(anchor_sd)
+        spread = max(float(np.sqrt(np.mean((guess_sd / sd) ** 2))), SPREAD_FLOOR)
+        return Blocks(omega, 1 / np.sqrt(dim), anchor_mean, 1 / sd / np.sqrt(len(sd)) / spread)
 
     @staticmethod
     def as_published(omega: float, n_anchors: int) -> "Blocks":

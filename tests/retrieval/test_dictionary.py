@@ -15,12 +15,18 @@ FEATURES = RNG.normal(3, 2, (50, 7)).astype(np.float32)
 ANCHORS = RNG.gamma(2, 1, (50, 4)).astype(np.float32)
 
 
-def test_balanced_blocks_weigh_omega_whatever_their_sizes():
-    blocks = Blocks.balanced(0.25, 7, ANCHORS.mean(0), ANCHORS.std(0))
-    rows = blocks.rows(standardise(FEATURES, FEATURES.mean(0), FEATURES.std(0)), ANCHORS)
-    energy = (rows.astype(float) ** 2).mean(0)
-    assert energy[:7].sum() == pytest.approx(0.25, rel=1e-4)
-    assert energy[7:].sum() == pytest.approx(0.75, rel=1e-4)
+def test_balanced_blocks_weigh_omega_in_a_query_whatever_their_sizes_and_spreads():
+    guesses = ANCHORS.mean(0) + 0.05 * (ANCHORS - ANCHORS.mean(0))
+    blocks = Blocks.balanced(0.25, 7, ANCHORS.mean(0), ANCHORS.std(0), guesses.std(0))
+    query = blocks.rows(standardise(FEATURES, FEATURES.mean(0), FEATURES.std(0)), guesses)
+    energy = (query.astype(float) ** 2).mean(0)
+    assert energy[:7].sum() == pytest.approx(0.25, rel=1e-3)
+    assert energy[7:].sum() == pytest.approx(0.75, rel=1e-3)
+
+
+def test_a_head_that_guesses_nothing_is_not_blown_up():
+    blocks = Blocks.balanced(0.25, 7, ANCHORS.mean(0), ANCHORS.std(0), np.zeros(4))
+    assert blocks.anchor_scale.max() <= 100 / ANCHORS.std(0).min()
 
 
 def test_published_blocks_are_the_values_times_the_roots_of_the_weights():
