@@ -93,12 +93,12 @@ def draw_against_truth(
         path: PNG to write.
         prediction: with expression.
         truth: COHORT:SECTION with the spots of the prediction.
-        genes: which; none: the three anchor genes of largest variance over the bank, so that the test is not looked at.
+        genes: which; none: `pick_genes`.
     """
     measured = open_section(truth).load()
     expression = prediction.expression
     if not genes:
-        genes = tuple(g for g in prediction.y_init.genes.tolist() if g in set(expression.genes.tolist()))[:3]
+        genes = pick_genes(prediction)
     rows = columns(measured.names, expression.names)
     counts = measured.counts[rows][:, columns(measured.genes, list(genes))]
     values = to_scale(counts, measured.total_counts[rows], expression.scale).toarray()
@@ -110,3 +110,19 @@ def draw_against_truth(
         title=prediction.slide_id,
     )  # fmt: skip
     return genes
+
+
+def pick_genes(prediction: StoredPrediction, n: int = 3) -> tuple[str, ...]:
+    """Anchor genes of large variance over the bank whose predictions differ from each other; truth is not looked at."""
+    expression = prediction.expression
+    there = set(expression.genes.tolist())
+    anchors = [gene for gene in prediction.y_init.genes.tolist() if gene in there]
+    values = expression.values[:, columns(expression.genes, anchors)].astype(np.float64)
+    values = values - values.mean(0)
+    values /= np.maximum(np.linalg.norm(values, axis=0), 1e-12)
+    chosen: list[int] = []
+    for i in range(len(anchors)):
+        if len(chosen) < n and all(abs(float(values[:, i] @ values[:, j])) < 0.5 for j in chosen):
+            chosen.append(i)
+    chosen += [i for i in range(len(anchors)) if i not in chosen][: n - len(chosen)]
+    return tuple(anchors[i] for i in chosen)
