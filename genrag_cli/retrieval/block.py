@@ -1,4 +1,7 @@
-"""The elastic net on a few atoms per query, from their Gram matrices: FISTA with restart, then an exact finish.
+"""The elastic net on a few atoms per query, from their Gram matrices: FISTA with restart, then an exact active set.
+
+FISTA finds most of the support in one short run; from there on, atoms that want in are added and each support is solved
+exactly in float64, so that ill-conditioned problems (raw counts, tiny penalties) end too.
 
 Padding is a used-mask: unused places hold zero rows and columns and keep weight 0. This module never sees the bank.
 O'Donoghue and Candes 2015 (restart by the sign of the gradient).
@@ -12,12 +15,14 @@ from torch import Tensor
 
 from genrag_cli.retrieval.objective import shrink
 
-ITERATIONS = 40
-"""FISTA iterations between two exact finishes."""
-FINISHES = 25
-"""Exact finishes before a block is given back as it is; its caller checks the gap anyway."""
-DROPS = 12
-"""How often a finish may drop atoms that the solution turns away."""
+ITERATIONS = 60
+"""Of the FISTA run."""
+PIVOTS = 60
+"""Exact solves with additions before a block is given back as it is; its caller checks the gap anyway."""
+TOGETHER = 12
+"""The first pivots add as many atoms as want in; later ones add one, which always lowers the value."""
+DROPS = 40
+"""How often one exact solve may drop atoms that the solution turns away."""
 
 
 @contextlib.contextmanager
@@ -56,15 +61,20 @@ def solve_block(
     a = torch.where(used, start, 0.0)
     todo = torch.arange(len(a), device=a.device)
     with one_thread(a.device):
-        for _ in range(FINISHES):
-            g, h, lo, hi, mask = gram[todo], rhs[todo], l1[todo], l2[todo], used[todo]
-            fast = _iterate(g, h, a[todo], mask, lo, hi, nonnegative)
-            a[todo] = finish(g, h, fast, lo, hi, nonnegative)
-            absolute, value = _block_gap(g, h, a[todo], lo, hi, nonnegative, mask)
+        fast = _iterate(gram, rhs, a, used, l1, l2, nonnegative)
+        a = finish(gram, rhs, fast, fast.sign(), l1, l2)
+        for pivot in range(PIVOTS):
+            g, h, lo, hi, mask, now = gram[todo], rhs[todo], l1[todo], l2[todo], used[todo], a[todo]
+            absolute, value, c = _block_gap(g, h, now, lo, hi, nonnegative, mask)
             left = absolute > gap[todo] * (energy[todo] + value)
-            todo = todo[left]
-            if len(todo) == 0:
+            if not bool(left.any()):
                 break
+            todo, g, h, lo, hi, mask, now, c = (v[left] for v in (todo, g, h, lo, hi, mask, now, c))
+            size = torch.where(mask & (now == 0), c if nonnegative else c.abs(), -torch.inf)
+            wanting = size > lo[:, None]
+            if pivot >= TOGETHER:
+                wanting &= size == size.amax(1, keepdim=True)
+            a[todo] = finish(g, h, now, torch.where(wanting, c.sign(), now.sign()), lo, hi)
     return a
 
 
@@ -90,35 +100,47 @@ def _iterate(g: Tensor, h: Tensor, a: Tensor, used: Tensor, l1: Tensor, l2: Tens
     return torch.where(used, x, 0.0).double()
 
 
-def finish(g: Tensor, h: Tensor, a: Tensor, l1: Tensor, l2: Tensor, nonnegative: bool) -> Tensor:
-    """The exact solution on the support of `a`, dropping the atoms that it turns away one walk at a time."""
-    counts = (a != 0).sum(1)
-    width = int(counts.max()) if len(a) else 0
+def finish(g: Tensor, h: Tensor, a: Tensor, sign: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
+    """The exact solution on a support with signs, dropping the atoms that it turns away.
+
+    Args:
+        g: G (q, p, p) float64.
+        h: (q, p) float64.
+        a: (q, p) float64, the start: non-zero only where `sign` is, and of that sign.
+        sign: (q, p) -1, 0 or 1: the support; atoms that are to be added have a sign and weight 0.
+        l1: (q,) float64.
+        l2: (q,) float64.
+
+    Returns:
+        (q, p) float64 whose value is at most that of `a`.
+    """
+    width = int((sign != 0).sum(1).max()) if len(a) else 0
     if width == 0:
         return a
-    place = (a != 0).to(torch.int8).topk(width, dim=1).indices
-    current = a.gather(1, place)
-    used = current != 0
-    sign = torch.ones_like(current) if nonnegative else current.sign()
+    place = (sign != 0).to(torch.int8).topk(width, dim=1).indices
+    current, side = a.gather(1, place), sign.gather(1, place).to(a.dtype)
+    used = side != 0
     sub = g.gather(1, place[:, :, None].expand(-1, -1, g.shape[2])).gather(2, place[:, None, :].expand(-1, width, -1))
-    target = h.gather(1, place) - l1[:, None] * sign
+    target = h.gather(1, place) - l1[:, None] * side
     ridge = l2[:, None] + 1e-13 * sub.diagonal(dim1=1, dim2=2)
     todo = torch.arange(len(a), device=a.device)
     for _ in range(DROPS):
-        mask = used[todo]
+        mask, now, toward = used[todo], current[todo], side[todo]
         both = mask[:, :, None] & mask[:, None, :]
         system = torch.where(both, sub[todo], 0.0)
         system.diagonal(dim1=1, dim2=2).add_(torch.where(mask, ridge[todo], 1.0))
         factor, failed = torch.linalg.cholesky_ex(system)
         best = torch.cholesky_solve(torch.where(mask, target[todo], 0.0)[:, :, None], factor)[:, :, 0]
-        now = current[todo]
         best = torch.where((failed == 0)[:, None], best, now)
-        wrong = mask & (best * sign[todo] <= 0)
-        # Walk towards the solution of this support only until the first weight reaches zero, and drop that one.
-        ratio = torch.where(wrong, now / (now - best), torch.inf).amin(1).clamp(max=1.0)
+        wrong = mask & (best * toward <= 0)
+        # Newcomers that the solution turns away leave at once. Otherwise walk towards the solution until the first
+        # weight reaches zero, and drop that one.
+        refused = wrong & (now == 0)
+        ratio = torch.where(wrong & ~refused, now / (now - best), torch.inf).amin(1).clamp(max=1.0)
+        ratio = torch.where(refused.any(1), 0.0, ratio)
         moved = torch.where(mask, now + ratio[:, None] * (best - now), 0.0)
-        kept = mask & (moved * sign[todo] > 1e-12 * moved.abs().amax(1, keepdim=True))
-        current[todo], used[todo] = torch.where(kept, moved, 0.0), kept
+        gone = refused | (wrong & (ratio > 0)[:, None] & (moved * toward <= 1e-12 * moved.abs().amax(1, keepdim=True)))
+        current[todo], used[todo] = torch.where(gone, 0.0, moved), mask & ~gone
         todo = todo[wrong.any(1)]
         if len(todo) == 0:
             break
@@ -127,8 +149,8 @@ def finish(g: Tensor, h: Tensor, a: Tensor, l1: Tensor, l2: Tensor, nonnegative:
 
 def _block_gap(
     g: Tensor, h: Tensor, a: Tensor, l1: Tensor, l2: Tensor, nonnegative: bool, used: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Absolute duality gap within the block, and the value less |b|^2 / 2.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Absolute duality gap within the block, the value less |b|^2 / 2, and the correlations less l2 a.
 
     The gap is Fenchel-Young's; where l2 is 0, a bound made of the violations.
     """
@@ -140,4 +162,4 @@ def _block_gap(
     young = (penalty - a * c).sum(1) + over.square().sum(1) / (2 * l2).clamp(min=1e-300)
     slack = (over * a.abs().sum(1, keepdim=True)).sum(1) + (l1[:, None] * a.abs() - a * c).sum(1).clamp(min=0)
     value = (a * ga / 2 - a * h + penalty).sum(1)
-    return torch.where(l2 > 0, young, slack), value
+    return torch.where(l2 > 0, young, slack), value, c - l2[:, None] * a

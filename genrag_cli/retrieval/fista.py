@@ -156,6 +156,7 @@ def _sharpen(atoms: Tensor, batch: Batch, codes: Tensor) -> Tensor:
         gram = gathered @ gathered.transpose(1, 2)
         rhs = (gathered @ some.b[:, :, None])[:, :, 0]
         with one_thread(atoms.device):
-            better = finish(gram, rhs, codes[rows].gather(1, index).double(), some.l1, some.l2, some.nonnegative)
+            start = codes[rows].gather(1, index).double()
+            better = finish(gram, rhs, start, start.sign(), some.l1, some.l2)
         out[rows] = torch.zeros_like(codes[rows]).scatter_(1, index, better.float())
     return out
