@@ -1,8 +1,35 @@
 """`python -m genrag_cli` and the console script."""
 
-from genrag_cli.cli.app import main
+import os
+import sys
 
-__all__ = ["main"]
+STOPPED = 75
+
+
+def main() -> None:
+    """Runs the command line; Ctrl-C before a command has begun ends without a traceback."""
+    try:
+        from genrag_cli.cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        _leave()
+    except SystemExit as done:
+        if done.code == STOPPED:
+            _leave()
+        raise
+
+
+def _leave() -> None:
+    """Ends now with exit code 75.
+
+    Python dies of SIGINT at its exit, whatever the exit code is, where Ctrl-C once struck within `exec`, as imports
+    use it; and it would wait for threads.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(STOPPED)
+
 
 if __name__ == "__main__":
     main()

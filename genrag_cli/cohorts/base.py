@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from genrag_cli.errors import CohortError, nearest
 from genrag_cli.types import Doubles, Ints, Strings
 
+EMPTY_REMEDY = "Complete the file, or leave the section out (build-bank --exclude)."
 # A square lattice has its diagonal neighbours at 1.41 pitches, a hexagonal one its second ring at 1.73.
 _NEIGHBOUR_BAND = (0.75, 1.25)
 
@@ -180,7 +181,10 @@ def assemble_measured(
 
     matrix = sparse.csr_matrix(counts)
     if 0 in matrix.shape:
-        raise CohortError(f"{source}: no counts, the table has {matrix.shape[0]} spots and {matrix.shape[1]} genes")
+        raise CohortError(
+            f"{source}: no counts, the table has {matrix.shape[0]} spots and {matrix.shape[1]} genes", EMPTY_REMEDY
+        )
+    refuse_duplicates(names, "spot name", source)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     data = matrix.data

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from genrag_cli.cohorts.base import Cohort, Measured, Section, assemble_measured, refuse_duplicates
+from genrag_cli.cohorts.base import EMPTY_REMEDY, Cohort, Measured, Section, assemble_measured, refuse_duplicates
 from genrag_cli.errors import CohortError
 from genrag_cli.types import Strings
 
@@ -133,7 +133,7 @@ def _first_lines(path: Path) -> list[list[str]]:
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise CohortError(f"{path}: cannot be read as a table of counts ({error})") from error
     if len(cells) < 2:
-        raise CohortError(f"{path}: no spots, the table has no row below its header")
+        raise CohortError(f"{path}: no spots, the table has no row below its header", EMPTY_REMEDY)
     return cells
 
 

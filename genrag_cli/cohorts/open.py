@@ -77,7 +77,8 @@ def read_truth(text: str | Path) -> Measured:
 
 def _read(root: Path, patients: str | Path | None, name: str | None) -> Cohort:
     if not root.is_dir():
-        raise CohortError(f"cohort {root}: {'not a folder' if root.exists() else 'no such folder'}")
+        found = "not a folder" if root.exists() else "no such folder"
+        raise CohortError(f"cohort {root}: {found}", "Give the folder that holds the measured sections.")
     cohort = _choose(root, name).read_cohort(root)
     if patients is None:
         return cohort

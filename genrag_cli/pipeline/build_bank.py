@@ -189,8 +189,6 @@ def _add_section(writer: BankWriter, section: Section, options: BankOptions, lis
         listener.say(f"{label}: already in the bank")
         return
     measured = section.load()
-    if len(measured) == 0:
-        raise CohortError(f"section {section.name} has no spots ({section.counts})", "Take it out with --exclude.")
     missing = sorted(set(genes) - set(measured.genes.tolist()))
     if missing:
         raise CohortError(

@@ -33,7 +33,7 @@ class AnchorOptions:
         if self.panel != "corrected":
             raise UsageError(f"unknown panel {self.panel!r}", "Known: corrected; or give names with --anchors FILE")
         if self.number is not None and self.number < 1:
-            raise UsageError(f"--anchors {self.number} asked; at least 1 is possible")
+            raise UsageError(f"--anchors {self.number} asked; at least 1 is possible", "The usual number is 300.")
 
     @staticmethod
     def parse(text: str | None, panel: str) -> "AnchorOptions":

@@ -14,6 +14,7 @@ from genrag_cli.outputs import keys
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Ints, Scale
 
+_POSSIBLE = "Give names with commas between, a file of names, how many of the most variable, or all."
 _FILES = (".txt", ".csv", ".tsv", ".json", ".npy")
 
 
@@ -40,7 +41,7 @@ def choose_genes(bank: Bank, text: str, scale: Scale) -> Ints:
         return np.arange(len(bank.genes))
     if text.lstrip("-").isdigit():
         if int(text) < 1:
-            raise UsageError(f"--genes {text} asked; at least 1, or all, or names are possible")
+            raise UsageError(f"--genes {text} asked; at least 1 is possible", _POSSIBLE)
         return global_panel(bank_statistics(bank, scale), int(text))
     return columns(bank.genes, _read_names(text))
 
@@ -54,9 +55,9 @@ def _read_names(text: str) -> Any:
         return read_panel_file(Path(text))
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"--genes {text!r} asked; at least one name, a number, a file of names, or all is possible")
+        raise UsageError(f"--genes {text!r} asked; it names no gene", _POSSIBLE)
     if len(names) == 1 and Path(names[0]).suffix.lower() in _FILES:
-        raise UsageError(f"--genes {text}: no such file", "Give a file of names, names with commas between, N, or all.")
+        raise UsageError(f"--genes {text}: no such file", _POSSIBLE)
     return names
 
 

@@ -55,13 +55,13 @@ class SolveOptions:
         if len(ways) > 1:
             raise UsageError(f"{' and '.join(ways)} both say how strong the penalty is", "Give one of them.")
         if self.active is not None and self.active < 1:
-            raise UsageError(f"--active {self.active} asked; at least 1 is possible")
+            raise UsageError(f"--active {self.active} asked; at least 1 is possible", "The usual number is 50.")
         if self.gamma is not None and self.lambda_ is None:
             raise UsageError("--gamma goes with --lambda", "Give --lambda too, or --alpha or --active alone.")
         if not 1e-7 <= self.gap < 1:
-            raise UsageError(f"--gap {self.gap:g} asked; 1e-7 to 1 is possible")
+            raise UsageError(f"--gap {self.gap:g} asked; 1e-7 to 1 is possible", "The usual gap is 1e-4.")
         if self.omega is not None and not 0 <= self.omega <= 1:
-            raise UsageError(f"--omega {self.omega:g} asked; 0 to 1 is possible (1: morphology alone)")
+            raise UsageError(f"--omega {self.omega:g} asked; 0 to 1 is possible", "1 is morphology alone.")
 
     @property
     def weight(self) -> float:

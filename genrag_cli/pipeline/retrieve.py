@@ -25,6 +25,7 @@ from genrag_cli.retrieval.solve import solve
 from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, sample_rows
 from genrag_cli.stores.atomic import Parts, new_file, new_folder, tidy
 from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.zipped import settled
 from genrag_cli.types import (
     Embeddings,
     Expression,
@@ -200,7 +201,7 @@ def write_expression(
             listener.progress(Progress(f"write {target.name}", done, total))
 
     making = new_folder if target.suffix == ".zarr" else new_file
-    with making(target) as temporary:
+    with making(target) as temporary, settled():
         write_prediction(temporary, prediction, watched(), as_h5ad=target.suffix == ".h5ad")
 
 
@@ -288,6 +289,7 @@ def _about_inputs(slide: Slide, embeddings: Embeddings, bank: Bank) -> dict[str,
     return {
         "slide": slide.path.name,
         "slide_digest": slide.digest(),
+        "slide_size": list(slide.size),
         "slide_reader": slide.reader,
         "mpp": float(size.mpp),
         "mpp_source": size.source,

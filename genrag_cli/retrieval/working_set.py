@@ -62,6 +62,7 @@ def solve_working_set(
     else:
         index, weights = start[0], start[1].double()
         used = weights != 0
+    residual = batch.b.double() if start is None else _residual(atoms, batch, index, weights)
     reached = torch.full((n,), torch.inf, dtype=torch.float64, device=atoms.device)
     alive = torch.arange(n, device=atoms.device)
     norms = (2 * half_norms).sqrt()
@@ -70,7 +71,7 @@ def solve_working_set(
     finished: list[tuple[Tensor, Tensor, Tensor]] = []
     for round_ in range(max_rounds):
         open_ = batch.rows(alive)
-        weights = _solve_sets(atoms, open_, index, weights, used, tight[alive])
+        weights = _solve_sets(atoms, open_, residual, index, weights, used, tight[alive])
         index, weights = _trim(index, weights.float())
         used = weights != 0
         residual = _residual(atoms, open_, index, weights)
@@ -90,6 +91,7 @@ def solve_working_set(
             on_solved(int(ended.sum()))
         keep = ~ended
         alive, index, weights, extra = alive[keep], index[keep], weights[keep].double(), extra[keep]
+        residual = residual[keep]
         if len(alive) == 0:
             break
         index = torch.cat([index, extra.clamp(min=0)], 1)
@@ -109,17 +111,26 @@ def _pieces(n: int, width: int, m: int, bytes_each: int) -> list[slice]:
     return [slice(low, low + step) for low in range(0, n, step)]
 
 
-def _solve_sets(atoms: Tensor, batch: Batch, index: Tensor, weights: Tensor, used: Tensor, gap: Tensor) -> Tensor:
-    """Solves each query on its own set, to a gap relative to its value."""
+def _solve_sets(
+    atoms: Tensor, batch: Batch, residual: Tensor, index: Tensor, weights: Tensor, used: Tensor, gap: Tensor
+) -> Tensor:
+    """Solves each query on its own set, to a gap relative to its value.
+
+    The Gram matrices are float32 products: on raw counts their rounding alone can exceed the gap. So h is not D'b but
+    what makes the slope at the weights given, D'r of the float64 residual, exact: every round takes the error of the
+    one before out again (iterative refinement).
+    """
     out = torch.empty_like(weights)
     for part in _pieces(len(batch), index.shape[1], atoms.shape[1], 4):
         some = batch.rows(torch.arange(len(batch), device=atoms.device)[part])
         gathered = atoms[index[part]] * used[part][:, :, None]
         gram = torch.bmm(gathered, gathered.transpose(1, 2)).double()
-        rhs = torch.bmm(gathered, some.b[:, :, None])[:, :, 0].double()
+        rhs = torch.bmm(gathered, residual[part].float()[:, :, None]) + torch.bmm(gram, weights[part][:, :, None])
         l1, l2 = some.l1.double(), some.l2.double()
         energy = some.b.double().square().sum(1) / 2
-        out[part] = solve_block(gram, rhs, weights[part], used[part], l1, l2, batch.nonnegative, gap[part], energy)
+        out[part] = solve_block(
+            gram, rhs[:, :, 0], weights[part], used[part], l1, l2, batch.nonnegative, gap[part], energy
+        )
     return out
 
 

@@ -125,11 +125,12 @@ def tidy(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or folder if it is there."""
+    """Removes a file or folder if it is there and may be removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -167,6 +168,8 @@ class Parts:
         marker = self.folder / "key"
         if self.folder.exists() and (not marker.exists() or marker.read_text() != key):
             remove(self.folder)
+            if self.folder.exists():
+                raise OutputError(f"{self.folder} is of other options and cannot be removed", "Remove it yourself.")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not marker.exists():

@@ -3,6 +3,7 @@
 The only place that knows how zarr and anndata are driven. It does not know what a bank is.
 """
 
+import asyncio
 import contextlib
 import warnings
 import zipfile
@@ -36,12 +37,33 @@ def packing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise explain(error, path) from error
     try:
-        yield folder
+        with settled():
+            yield folder
         pack_folder(folder, path)
     except OSError as error:
         raise explain(error, path) from error
     finally:
         remove(folder)
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """Waits, where something fails within, until zarr's own threads have nothing left to write.
+
+    zarr writes many chunks at once; when one fails, or this thread is interrupted, the others go on, and would make a
+    folder anew that is being removed.
+    """
+    try:
+        yield
+    except BaseException:
+        from zarr.core.sync import sync
+
+        async def wait() -> None:
+            if others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others, timeout=30)
+
+        sync(wait())
+        raise
 
 
 def write_anndata(folder: Path, adata: Any) -> None:

@@ -133,7 +133,7 @@ def test_an_unfinished_bank_is_no_bank(tmp_path):
     writer.create(genes=GENES, gene_ids=None, geometry={}, train="T")
     with pytest.raises(BankError, match="not finished"):
         Bank.open(tmp_path / "b.zarr", "stain")
-    assert "the build was not finished" in verify_bank(tmp_path / "b.zarr")
+    assert verify_bank(tmp_path / "b.zarr") == ["the build was not finished: no backbone"]
 
 
 def test_an_intact_bank_verifies(folder):
@@ -151,7 +151,7 @@ def test_a_file_cut_short_is_named(folder, file):
 
 def test_a_missing_file_is_named(folder):
     (folder / layout.section_file("A")).unlink()
-    assert verify_bank(folder) == [f"{layout.section_file('A')}: missing"]
+    assert verify_bank(folder) == [f"{layout.section_file('A')} is missing"]
     with pytest.raises(BankError, match="missing"):
         list(Bank.open(folder, "stain").count_blocks())
 
