@@ -4,6 +4,8 @@ import os
 import sys
 
 STOPPED = 75
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C before a command of ours has begun."""
 
 
 def main() -> None:
@@ -15,7 +17,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _leave()
     except SystemExit as done:
-        if done.code == STOPPED:
+        if done.code in (STOPPED, INTERRUPTED):
             _leave()
         raise
 

@@ -3,7 +3,7 @@
 
     PYTHONPATH=. python tests/benchmarks/gpu_check.py [--bank 13000] [--queries 300] [--json FILE]
 
-Correctness: codes from the GPU are certified on the CPU in float64 by the definition, and compared with the CPU's codes.
+Correctness: codes from the GPU are certified on the CPU in float64 by the definition, and compared with the CPU's.
 Timing: the same problem on CPU and GPU in the same run, after a warm-up, with the device's name and the ratio.
 Without a GPU it says so and checks the CPU against float64 only.
 """
@@ -69,9 +69,8 @@ def main() -> None:
     l1 = 0.2 * float(np.median((dictionary.T @ queries).max(0)))
     options = {"l1": l1, "l2": l1 / 9, "gap": args.gap}
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    print(
-        f"machine: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    cpu = platform.processor() or platform.machine()
+    print(f"machine: {cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"device: {torch.cuda.get_device_name() if len(devices) > 1 else 'no GPU: CPU only'}")
     print(f"problem: N {args.bank}, m {args.rows}, Q {args.queries}, gap {args.gap:g}, seed {args.seed}")
     results: dict[str, dict[str, float]] = {}
