@@ -72,10 +72,9 @@ def test_options_that_cannot_be_end_with_2(generag, slide, built_bank, options, 
 
 
 def test_debug_shows_where_an_expected_error_comes_from(generag, shell, built_bank):
-    command = ("embed", "nowhere.svs", "--backbone", "stain", "--bank", built_bank)
     with pytest.raises(SlideError, match=r"nowhere\.svs"):
-        generag(*command, "--debug")
-    plain, debugged = shell(*command, "-q"), shell(*command, "--debug")
-    plain.expect_refusal(1, "nowhere.svs: no such slide")
+        generag("embed", "nowhere.svs", "--backbone", "stain", "--bank", built_bank, "--debug")
+    plain, debugged = shell("bank", "info", "--bank", "none"), shell("bank", "info", "--bank", "none", "--debug")
+    plain.expect_refusal(1, "no bank at none")
     assert debugged.code == 1
     assert "Traceback" in debugged.err

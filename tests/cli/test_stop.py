@@ -106,7 +106,7 @@ def test_a_stop_while_writing_leaves_the_old_prediction(retrieve, tmp_path, monk
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_75_and_a_rerun_finishes(generag, slide, built_bank, tmp_path, number):
     out = tmp_path / "out"
-    command = ["embed", slide, "--backbone", "stain", "--bank", built_bank, "--pitch-um", "35", "-q", "--out", out]
+    command = ["embed", slide, "--backbone", "stain", "--bank", built_bank, "--pitch-um", "45", "-q", "--out", out]
     process = subprocess.Popen(
         [sys.executable, "-m", "genrag_cli", *map(str, command)], stderr=subprocess.PIPE, text=True
     )
