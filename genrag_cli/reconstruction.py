@@ -13,8 +13,11 @@ from genrag_cli.types import Doubles, Floats, SparseCodes
 
 BLOCK_VALUES = 8_000_000
 """Values of the output held at once (float32: 32 MB)."""
+PRODUCT_VALUES = 1_000_000
+"""Values of the output that one product with a block of the bank may touch (20 MB)."""
 KEEP_VALUES = 32_000_000
-"""Non-zero values of the bank that are kept between blocks of the output (with indices: 256 MB); above it, re-read."""
+"""Non-zero values of the bank that are kept where the output has several blocks (with indices: 256 MB); above it, the
+bank is read again for each."""
 
 BankBlocks = Callable[[], Iterable[tuple[int, Any]]]
 """Called for each walk over the bank: (first row, CSR (b, G) of the wanted genes in the output's scale)."""
@@ -35,14 +38,14 @@ def reconstruct(codes: SparseCodes, bank: BankBlocks, n_genes: int, mean: Double
     import scipy.sparse as sp
 
     weights = sp.csr_matrix((codes.weights, codes.indices, codes.indptr), shape=(len(codes), codes.n_bank))
-    walk = _Walk(bank)
     step = max(1, BLOCK_VALUES // max(1, n_genes))
+    walk = _Walk(bank) if len(codes) > step else bank
     for low in range(0, len(codes), step):
         part = weights[low : low + step].astype(np.float64).tocsc()
         out = np.zeros((part.shape[0], n_genes))
         if mean is not None:
             out += (1.0 - np.asarray(part.sum(axis=1)).ravel())[:, None] * mean
-        for block in walk:
+        for block in walk():
             _add(out, part, block)
         yield out.astype(np.float32)
 
@@ -54,7 +57,7 @@ class _Walk:
         self.bank = bank
         self.kept: list[tuple[int, Any]] | None = None
 
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
+    def __call__(self) -> Iterator[tuple[int, Any]]:
         if self.kept is not None:
             yield from self.kept
             return
@@ -73,6 +76,13 @@ class _Walk:
 
 def _add(out: Doubles, weights: Any, block: tuple[int, Any]) -> None:
     first, values = block
-    used = weights[:, first : first + values.shape[0]]
-    if used.nnz:
-        out += (used.tocsr() @ values.astype(np.float64)).toarray()
+    used = weights[:, first : first + values.shape[0]].tocsr()
+    if not used.nnz:
+        return
+    wide = values.astype(np.float64)
+    # A product of two sparse matrices is nearly dense, and larger than that: some rows at a time.
+    step = max(1, PRODUCT_VALUES // max(1, values.shape[1]))
+    for low in range(0, len(out), step):
+        part = used[low : low + step]
+        if part.nnz:
+            out[low : low + step] += (part @ wide).toarray()
