@@ -41,7 +41,7 @@ def leftovers(folder):
     return [p.name for p in folder.rglob(".*") if p.suffix in (".partial", ".packing", ".old")]
 
 
-@pytest.mark.parametrize("kib", [4, 20, 90, 164, 200, 240])
+@pytest.mark.parametrize("kib", [20, 164, 240])
 def test_a_bank_on_a_full_disk(generag, build_options, built_bank, small_disk, kib):
     folder, leave = small_disk
     leave(kib)
@@ -55,8 +55,7 @@ def test_a_bank_on_a_full_disk(generag, build_options, built_bank, small_disk, k
     assert (bank / "manifest.json").read_text() == (built_bank / "manifest.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["p.h5ad", "p.zarr"])
-@pytest.mark.parametrize("kib", [8, 60, 140, 400, 2000])
+@pytest.mark.parametrize(("name", "kib"), [("p.h5ad", 60), ("p.h5ad", 400), ("p.zarr", 140), ("p.zarr", 2000)])
 def test_a_prediction_on_a_full_disk(retrieve, small_disk, name, kib):
     folder, leave = small_disk
     leave(kib)
@@ -77,7 +76,7 @@ def test_an_old_prediction_survives_a_full_disk(retrieve, small_disk):
     assert (folder / "p.h5ad").read_bytes() == before
 
 
-@pytest.mark.parametrize("call", [2, 5, 9])
+@pytest.mark.parametrize("call", [2, 9])
 def test_a_disk_that_fills_while_a_bank_is_flushed(generag, build_options, tmp_path, monkeypatch, call):
     fill_at(monkeypatch, call)
     generag(*build_options, "--bank", tmp_path / "b.zarr", "-q").expect_refusal(1, "disk full while writing", "--bank")
@@ -87,8 +86,7 @@ def test_a_disk_that_fills_while_a_bank_is_flushed(generag, build_options, tmp_p
     assert verify_bank(tmp_path / "b.zarr") == []
 
 
-@pytest.mark.parametrize("name", ["p.h5ad", "p.zarr"])
-@pytest.mark.parametrize("call", [1, 4, 8])
+@pytest.mark.parametrize(("name", "call"), [("p.h5ad", 1), ("p.h5ad", 4), ("p.zarr", 9)])
 def test_a_disk_that_fills_while_a_prediction_is_flushed(retrieve, tmp_path, monkeypatch, name, call):
     fill_at(monkeypatch, call)
     retrieve("--out", tmp_path / name, "-q").expect_refusal(1, "disk full while writing", "--out")
