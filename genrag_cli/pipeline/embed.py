@@ -1,7 +1,6 @@
 """Slide -> grid -> tiles -> embeddings, block by block, each block kept so that a killed run goes on where it was."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,6 @@ from genrag_cli.types import Embeddings, Floats, Ints, Listener, PixelSize, Prog
 BLOCK = 256
 """Tiles between two checkpoints; fixed, so that a resumed run computes the very same batches."""
 BATCH = 32
-
-
-@dataclass(frozen=True, eq=False)
-class OpenedSlide:
-    """A slide with what is known about it before any tile is read."""
-
-    slide: Slide
-    pixel_size: PixelSize
-    tissue: Tissue
 
 
 def open_with_pixel_size(path: Path, options: SlideOptions, listener: Listener) -> tuple[Slide, PixelSize]:
