@@ -52,7 +52,7 @@ def main() -> None:
             ("open", "open the bank", ""),
             ("search", "search the strength (64 spots)", ""),
             ("solve", "solve", ""),
-            ("weights", "retrieve, weights only", ""),
+            ("weights", "retrieve, weights only, embedding the tissue sample", ""),
             *(("write", f"reconstruct and write {g} genes", g) for g in ("500", asked.genes, "all")),
             *(("retrieve", f"retrieve, {g} genes", g) for g in ("500", asked.genes, "all")),
             ("fresh", f"retrieve, {asked.genes} genes, embedding too", asked.genes),

@@ -168,16 +168,16 @@ def run_trial(
     out = Path(tempfile.mkdtemp(prefix="trial-", dir=folder))
     scenario.prepare(out)
     kills, wrong = 0, []
-    for _ in range(rng.randint(1, most)):
-        killed = kill_once(scenario, out, undisturbed, rng)
-        kills += killed
-        wrong += [f"after a kill: {fault}" for fault in find_halves(out)]
-        if not killed:
-            break
     try:
+        for _ in range(rng.randint(1, most)):
+            killed = kill_once(scenario, out, undisturbed, rng)
+            kills += killed
+            wrong += [f"after a kill: {fault}" for fault in find_halves(out)]
+            if not killed:
+                break
         run_to_end(scenario.command(out))
     except AssertionError as error:
-        wrong.append(f"the last run failed: {error}")
+        wrong.append(f"a rerun failed: {error}")
     wrong += compare(out, undisturbed)
     if not wrong:
         shutil.rmtree(out)

@@ -83,6 +83,17 @@ def test_an_unreached_gap_is_said_and_not_hidden():
     assert (codes.gap[codes.status == "stalled"] > 1e-7).all()
 
 
+def test_float32_rounding_of_large_counts_does_not_stall():
+    rng = np.random.default_rng(0)
+    m, n_bank, n = 200, 150, 12
+    rates = rng.gamma(1, 1, (n_bank, 6)) @ rng.gamma(0.5, 1, (6, m))
+    dictionary = rng.poisson(rates * 4 + 2).astype(np.float32).T * 3
+    mixed = dictionary[:, rng.integers(0, n_bank, (n, 8))].mean(2) * 0.9
+    queries = (mixed + rng.normal(0, 2, (m, n))).astype(np.float32)
+    codes = solve(dictionary, queries, l1=0.009 * m, l2=0.001 * m, gap=1e-5)
+    assert set(codes.status) == {"solved"}
+
+
 def test_numpy_and_torch_give_the_same_codes():
     dictionary, queries = made_up()
     ours = solve(dictionary, queries, l1=0.3, l2=0.03)
