@@ -86,7 +86,8 @@ def test_an_unreached_gap_is_said_and_not_hidden():
 def test_float32_rounding_of_large_counts_does_not_stall():
     rng = np.random.default_rng(0)
     m, n_bank, n = 200, 150, 12
-    rates = rng.gamma(1, 1, (n_bank, 6)) @ rng.gamma(0.5, 1, (6, m))
+    programs = rng.gamma(0.5, 1, (6, m))
+    rates = rng.gamma(1, 1, (n_bank, 6)) @ programs
     dictionary = rng.poisson(rates * 4 + 2).astype(np.float32).T * 3
     mixed = dictionary[:, rng.integers(0, n_bank, (n, 8))].mean(2) * 0.9
     queries = (mixed + rng.normal(0, 2, (m, n))).astype(np.float32)
