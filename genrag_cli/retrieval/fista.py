@@ -13,7 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from genrag_cli.retrieval.atoms import HeldAtoms
 from genrag_cli.retrieval.block import finish, one_thread
+from genrag_cli.retrieval.certificate import full_gap
 from genrag_cli.retrieval.objective import GapParts, relative_gap, shrink
 from genrag_cli.retrieval.problem import Batch, Solved, nearest
 
@@ -27,8 +29,6 @@ SUPPORT_CAP = 256
 """Largest support that is solved for exactly; above it, iterations alone must shrink it."""
 GATHER_BYTES = 256 << 20
 """Memory that exact solves of supports may gather at once."""
-DENSE_COLUMNS = 4096
-"""Columns of the bank turned to float64 at a time for the certificate."""
 
 
 def lipschitz(atoms: Tensor, iterations: int = 60) -> float:
@@ -52,22 +52,6 @@ def combine(codes: Tensor, atoms: Tensor) -> Tensor:
         return codes @ atoms
     offsets = torch.searchsorted(rows, torch.arange(len(codes), device=codes.device))
     return torch.nn.functional.embedding_bag(cols, atoms, offsets, mode="sum", per_sample_weights=codes[rows, cols])
-
-
-def certify(atoms: Tensor, batch: Batch, codes: Tensor) -> Tensor:
-    """The relative duality gap of float32 codes (q, N), computed in float64 over the whole bank -> (q,) float64."""
-    wide, a = batch.double(), codes.double()
-    residual = wide.b.clone()
-    blocks = range(0, len(atoms), DENSE_COLUMNS)
-    for j in blocks:
-        residual -= a[:, j : j + DENSE_COLUMNS] @ atoms[j : j + DENSE_COLUMNS].double()
-    parts: GapParts | None = None
-    for j in blocks:
-        correlations = residual @ atoms[j : j + DENSE_COLUMNS].double().T
-        block = GapParts.of(correlations, a[:, j : j + DENSE_COLUMNS], wide.l1, wide.l2, wide.nonnegative)
-        parts = block if parts is None else parts.join(block)
-    assert parts is not None
-    return relative_gap(wide.b, residual, a, parts, wide.l1, wide.l2)
 
 
 def solve_dense(
@@ -113,7 +97,7 @@ def solve_dense(
             close = (relative_gap(now.b, residual, a, parts, now.l1, now.l2) <= max(gap, ROUGH)) | last
             if bool(close.any()):
                 exact = torch.full((len(a),), torch.inf, dtype=torch.float64, device=device)
-                exact[close] = certify(atoms, now.rows(close), a[close])
+                exact[close] = _certify(atoms, now.rows(close), a[close])
                 passes[alive[close]] += 1
                 ended = (exact <= gap) | last
                 done_codes[alive[ended]], done_gap[alive[ended]] = a[ended], exact[ended]
@@ -132,6 +116,11 @@ def solve_dense(
         y = new + momentum[:, None] * (new - a)
         a, t = new, t_new
     return Solved.of_dense(done_codes, done_gap, passes)
+
+
+def _certify(atoms: Tensor, batch: Batch, codes: Tensor) -> Tensor:
+    found = Solved.of_dense(codes, batch.l1, batch.l1)
+    return full_gap(HeldAtoms(atoms), batch, found.index, found.weights)
 
 
 def _nearest_codes(atoms: Tensor, half_norms: Tensor, batch: Batch) -> Tensor:

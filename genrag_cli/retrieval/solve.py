@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrag_cli.errors import SolverError
+from genrag_cli.retrieval.atoms import HeldAtoms
 from genrag_cli.retrieval.fista import lipschitz, solve_dense
 from genrag_cli.retrieval.problem import Batch, Solved
+from genrag_cli.retrieval.scan import Scan
 from genrag_cli.retrieval.working_set import solve_working_set
 from genrag_cli.types import SparseCodes, join_codes
 
@@ -58,10 +60,10 @@ def solve(
     Raises:
         SolverError: for shapes that do not fit, values that are not finite, or a penalty or gap that is out of range.
     """
-    atoms, rows = _tensor("dictionary", dictionary, device).T.contiguous(), _tensor("queries", queries, device)
-    if rows.shape[0] != atoms.shape[1]:
-        raise SolverError(f"dictionary has {atoms.shape[1]} rows, queries have {rows.shape[0]}; they must be equal")
-    rows = rows.T.contiguous().to(atoms.device)
+    atoms, rows = _rows("dictionary", dictionary, device), _rows("queries", queries, device)
+    if rows.shape[1] != atoms.shape[1]:
+        raise SolverError(f"dictionary has {atoms.shape[1]} rows, queries have {rows.shape[1]}; they must be equal")
+    rows = rows.to(atoms.device)
     n, n_bank = len(rows), len(atoms)
     if n_bank == 0:
         raise SolverError("the dictionary has no columns: nothing to retrieve from")
@@ -74,21 +76,25 @@ def solve(
     strong, ridge = _per_query("l1", l1, n, atoms), _per_query("l2", l2, n, atoms)
     if start is not None and (start.n_bank != n_bank or len(start) != n):
         raise SolverError(f"start is for {len(start)} queries over {start.n_bank} spots, asked {n} over {n_bank}")
-    half_norms = atoms.square().sum(1) / 2
-    step = lipschitz(atoms) if method == "dense" else 0.0
+    dense = method == "dense"
+    half_norms, step = (atoms.square().sum(1) / 2, lipschitz(atoms)) if dense else (atoms, 0.0)
+    scan = None if dense else Scan(HeldAtoms(atoms))
+    for what, tensor, finite in (("dictionary", atoms, scan is not None and scan.finite), ("queries", rows, False)):
+        if not finite and not bool(torch.isfinite(tensor).all()):
+            raise SolverError(f"{what}: {int((~torch.isfinite(tensor)).sum())} values are not finite")
     parts = []
     for low in range(0, n, chunk):
         part = slice(low, low + chunk)
         batch = Batch(rows[part], strong[part], ridge[part], nonnegative)
         warm = None if start is None else _rows_of(start, part, atoms.device)
-        if method == "dense":
+        if scan is None:
             found = solve_dense(
                 atoms, half_norms, batch, gap=gap, max_iter=max_iter, step=step, start=warm, on_solved=on_progress
             )
         else:
             sparse = None if warm is None else Solved.of_dense(warm, strong[part], strong[part])
             found = solve_working_set(
-                atoms, half_norms, batch, gap=gap, max_rounds=min(max_iter, MAX_ROUNDS),
+                scan, batch, gap=gap, max_rounds=min(max_iter, MAX_ROUNDS),
                 start=None if sparse is None else (sparse.index, sparse.weights), on_solved=on_progress,
             )  # fmt: skip
         parts.append(pack_codes(found, n_bank, gap))
@@ -121,13 +127,15 @@ def empty_codes(n_bank: int) -> SparseCodes:
     )  # fmt: skip
 
 
-def _tensor(what: str, array: Array, device: str | torch.device | None) -> Tensor:
+def _rows(what: str, array: Array, device: str | torch.device | None) -> Tensor:
+    """The columns of a matrix as contiguous float32 rows."""
+    if isinstance(array, np.ndarray) and array.ndim == 2:
+        # numpy transposes in half the time that torch takes: it asks for large pages.
+        array = torch.from_numpy(np.ascontiguousarray(array.T, np.float32)).T
     tensor = torch.as_tensor(array, dtype=torch.float32, device=device)
     if tensor.ndim != 2:
         raise SolverError(f"{what}: a matrix was expected, found shape {tuple(tensor.shape)}")
-    if not bool(torch.isfinite(tensor).all()):
-        raise SolverError(f"{what}: {int((~torch.isfinite(tensor)).sum())} values are not finite")
-    return tensor
+    return tensor.T.contiguous()
 
 
 def _per_query(what: str, value: float | Array, n: int, like: Tensor) -> Tensor:

@@ -1,0 +1,172 @@
+"""One pass over a dictionary: for every query the atoms that want in most, and a bound on all the others.
+
+Atoms are ranked by s_j = (c_j - l1) / v_j with c_j = D_j'r (|c_j| when signed) and v_j = |D_j - centre|: how far the
+residual must move before the atom may want in. Products may be taken in bfloat16, since `outside` carries a rigorous
+bound on every rounding; what is inside is looked at again exactly by `pools.py`. The N x Q product is never stored:
+blocks of it are cut down to the best at once. This module solves nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrag_cli.retrieval.atoms import Atoms, HeldAtoms
+
+COLUMNS = 16_384
+"""Atoms per block of a pass."""
+SUB_BANK = 1600
+"""Atoms that a first guess looks at, at least."""
+WIDEST_STRIDE = 64
+HALF = 2.0**-9
+"""Unit roundoff of bfloat16."""
+SINGLE = 2.0**-24
+"""Unit roundoff of float32."""
+
+Precision = Literal["bfloat16", "float32"]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a pass found.
+
+    Args:
+        index: (q, k) the atoms with the largest scores.
+        outside: (q,) float64; no atom outside `index` has a score above it, whatever was rounded.
+    """
+
+    index: Tensor
+    outside: Tensor
+
+
+def fast_precision(device: torch.device) -> Precision:
+    """bfloat16 where the machine multiplies it faster than float32, else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return "bfloat16" if device.type == "cpu" and has is not None and has() else "float32"
+
+
+def _room(n: int, m: int, device: torch.device) -> Tensor:
+    """Empty bfloat16 (n, m). On CPUs numpy asks for it, because it takes large pages, which fill twice as fast."""
+    if device.type != "cpu":
+        return torch.empty(n, m, dtype=torch.bfloat16, device=device)
+    return torch.from_numpy(np.empty((n, m), np.int16)).view(torch.bfloat16)
+
+
+class Scan:
+    """A dictionary made ready for passes: norms, a centre, a sub-bank for first guesses, a low-precision copy.
+
+    Args:
+        atoms: the dictionary.
+        precision: of passes; None takes what the machine is fastest at.
+    """
+
+    def __init__(self, atoms: Atoms, precision: Precision | None = None) -> None:
+        self.atoms = atoms
+        self.precision: Precision = precision or fast_precision(atoms.device)
+        n = atoms.n
+        self.stride = max(1, min(WIDEST_STRIDE, n // SUB_BANK))
+        first = next(iter(atoms.blocks(min(n, COLUMNS))))[1]
+        self.centre = first[:: self.stride].mean(0)
+        keep_low = isinstance(atoms, HeldAtoms) and self.precision == "bfloat16"
+        self._low = _room(n, atoms.m, atoms.device) if keep_low else None
+        norms, centred, sub = torch.empty(n, device=atoms.device), torch.empty(n, device=atoms.device), []
+        middle = float(self.centre.square().sum())
+        for low, block in atoms.blocks(COLUMNS):
+            part = slice(low, low + len(block))
+            norms[part] = torch.linalg.vector_norm(block, dim=1)
+            # Cancellation costs a little of float32; the bound needs v_j not to be too small, so it is raised by that.
+            centred[part] = norms[part].square() - 2 * (block @ self.centre) + middle
+            sub.append(block[(-low) % self.stride :: self.stride].clone())
+            if self._low is not None:
+                self._low[part] = block
+        self.finite = bool(torch.isfinite(norms).all())
+        """Whether every value of the dictionary is."""
+        rough = 1e-5 * (norms.square() + middle)
+        spread = (centred.clamp(min=0) + rough).sqrt()
+        spread = spread.clamp(min=max(0.1 * float(spread.median()), 1e-30)) if n else spread
+        self._inverse = 1 / spread
+        self._steepest = float(self._inverse.max()) * (1 + 1e-6)
+        self._stretch = float((norms * self._inverse).max()) * (1 + 1e-6)
+        self.sub = torch.cat(sub)
+        self._sub_half = self.sub.square().sum(1) / 2
+        if self.precision == "bfloat16":
+            self.sub = self.sub.bfloat16()
+
+    def nearest(self, b: Tensor, k: int) -> Tensor:
+        """(q, k) nearest atoms of a sub-bank: largest D_j'b - |D_j|^2 / 2, so that a shared mean does not decide."""
+        near = (b.to(self.sub.dtype) @ self.sub.T).float() - self._sub_half
+        return near.topk(min(k, len(self.sub)), dim=1).indices * self.stride
+
+    @property
+    def sub_share(self) -> float:
+        """What a look at the sub-bank costs, in passes."""
+        return len(self.sub) / self.atoms.n
+
+    def look(self, residual: Tensor, l1: Tensor, nonnegative: bool, k: int, *, exactly: bool = False) -> Look:
+        """One pass.
+
+        Args:
+            residual: r (q, m) float64.
+            l1: (q,).
+            nonnegative: one-sided problem.
+            k: atoms to keep per query; all of them where the dictionary has no more.
+            exactly: float32 products, even where bfloat16 is faster.
+        """
+        single = residual.float()
+        rough = self.precision == "bfloat16" and not exactly
+        left = single.bfloat16() if rough else single
+        l1 = l1.float()
+        k = min(k, self.atoms.n)
+        best = torch.empty(len(single), 0, device=single.device)
+        place = torch.empty(len(single), 0, dtype=torch.long, device=single.device)
+        for low, block in self._blocks(rough):
+            inverse = self._inverse[low : low + len(block)]
+            score = (left @ block.T).float()
+            if not nonnegative:
+                score.abs_()
+            score.sub_(l1[:, None]).mul_(inverse)
+            top = score.topk(min(k, len(block)), dim=1)
+            best, place = torch.cat([best, top.values], 1), torch.cat([place, top.indices + low], 1)
+            if best.shape[1] > k:
+                top = best.topk(k, dim=1)
+                best, place = top.values, place.gather(1, top.indices)
+        if k == self.atoms.n:
+            return Look(place, torch.full_like(l1, -torch.inf, dtype=torch.float64))
+        edge = best[:, -1].double()
+        return Look(place, edge + self._margin(residual, left, l1.double(), edge, rough))
+
+    def _blocks(self, rough: bool) -> Iterable[tuple[int, Tensor]]:
+        if self._low is not None and rough:
+            return HeldAtoms(self._low).blocks(COLUMNS)
+        blocks = self.atoms.blocks(COLUMNS)
+        return ((low, block.bfloat16()) for low, block in blocks) if rough else blocks
+
+    def _margin(self, residual: Tensor, left: Tensor, l1: Tensor, edge: Tensor, rough: bool) -> Tensor:
+        """The largest error that a score at or below `edge` can have (q,) float64.
+
+        With u the unit roundoff of the factors: |c - c'| <= u |D_j| |r| + (1 + u) |D_j| |r - r'| for the rounded
+        factors, (m + 8) 2^-23 |D_j| |r| for sums in float32 in any order, and u |c| for a rounded result, where |c| v_j
+        is at most l1 / v_j + |edge| for the scores that matter.
+        """
+        size = torch.linalg.vector_norm(residual, dim=1)
+        lost = torch.linalg.vector_norm(residual - left.double(), dim=1)
+        sums = (self.atoms.m + 8) * 2 * SINGLE * size
+        unit = HALF if rough else SINGLE
+        factors = (unit if rough else 0.0) * size + (1 + unit) * lost
+        margin: Tensor = 1.01 * (self._stretch * (factors + sums) + 2 * unit * (l1 * self._steepest + edge.abs()))
+        return margin
+
+    def moved(self, step: Tensor, nonnegative: bool) -> Tensor:
+        """The most that any score can rise when the residual moves by `step` (q, m) -> (q,) float64.
+
+        D_j'step = (D_j - centre)'step + centre'step, and |D_j - centre| / v_j <= 1.
+        """
+        along = step @ self.centre.double()
+        along = along.clamp(min=0) if nonnegative else along.abs()
+        rise: Tensor = torch.linalg.vector_norm(step, dim=1) + along * self._steepest
+        return rise
