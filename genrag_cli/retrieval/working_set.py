@@ -105,7 +105,7 @@ def _begin(scan: Scan, batch: Batch, start: tuple[Tensor, Tensor] | None, passes
 def _solve(scan: Scan, batch: Batch, pools: Pools, loops: int, exact: float) -> tuple[Pools, Tensor, Tensor]:
     """Pools with their optimal weights, residuals (q, m), and the cost in passes (q,)."""
     answer = solve_pools(scan.atoms, batch, pools, loops=loops, exact=exact)
-    cost = answer.looked * (pools.index.shape[1] / scan.atoms.n)
+    cost = answer.looked.double() * (pools.index.shape[1] / scan.atoms.n)
     return Pools(pools.index, answer.weights, pools.filled), answer.residual, cost
 
 
@@ -119,7 +119,7 @@ def _certify(scan: Scan, batch: Batch, pools: Pools, closed: Tensor) -> tuple[Po
     inside, some = pools.rows(rows), batch.rows(rows)
     answer = settle(scan.atoms, some, inside)
     found[rows] = pool_gap(some, answer.weights, answer.residual, answer.c, inside.filled)
-    cost[rows] = answer.looked * (inside.index.shape[1] / scan.atoms.n)
+    cost[rows] = answer.looked.double() * (inside.index.shape[1] / scan.atoms.n)
     weights = pools.weights.clone()
     weights[rows] = answer.weights
     return Pools(pools.index, weights, pools.filled), found, cost
