@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-SWEEPS = 6
+SWEEPS = 5
 """Coordinate descent sweeps between two Newton steps."""
 TURNS = 60
 """Alternations of the two before a model is given back as it stands; the caller checks the gap anyway."""
@@ -34,27 +34,42 @@ def _jit(function: Function) -> Function:
 
 
 @_jit
-def _dot(x: Array, y: Array) -> Any:
-    """Sum of products in float32."""
-    total = np.float32(0)
-    for i in range(len(x)):
-        total += x[i] * y[i]
-    return total
-
-
-@_jit
-def _dot4(x: Array, y0: Array, y1: Array, y2: Array, y3: Array) -> Any:
-    """Four float32 sums of products at once: x is loaded once."""
-    t0 = np.float32(0)
-    t1 = np.float32(0)
-    t2 = np.float32(0)
-    t3 = np.float32(0)
-    for i in range(len(x)):
-        t0 += x[i] * y0[i]
-        t1 += x[i] * y1[i]
-        t2 += x[i] * y2[i]
-        t3 += x[i] * y3[i]
-    return t0, t1, t2, t3
+def _tile(atoms: Array, rows: Array, cols: Array, out: Array) -> None:
+    """out = D_rows'D_cols for four rows and four columns, in float32: each number that is read is used four times."""
+    x0, y0 = atoms[rows[0]], atoms[cols[0]]
+    x1, y1 = atoms[rows[1]], atoms[cols[1]]
+    x2, y2 = atoms[rows[2]], atoms[cols[2]]
+    x3, y3 = atoms[rows[3]], atoms[cols[3]]
+    t00 = t01 = t02 = t03 = np.float32(0)
+    t10 = t11 = t12 = t13 = np.float32(0)
+    t20 = t21 = t22 = t23 = np.float32(0)
+    t30 = t31 = t32 = t33 = np.float32(0)
+    for k in range(len(x0)):
+        b0, b1, b2, b3 = y0[k], y1[k], y2[k], y3[k]
+        a = x0[k]
+        t00 += a * b0
+        t01 += a * b1
+        t02 += a * b2
+        t03 += a * b3
+        a = x1[k]
+        t10 += a * b0
+        t11 += a * b1
+        t12 += a * b2
+        t13 += a * b3
+        a = x2[k]
+        t20 += a * b0
+        t21 += a * b1
+        t22 += a * b2
+        t23 += a * b3
+        a = x3[k]
+        t30 += a * b0
+        t31 += a * b1
+        t32 += a * b2
+        t33 += a * b3
+    out[0, 0], out[0, 1], out[0, 2], out[0, 3] = t00, t01, t02, t03
+    out[1, 0], out[1, 1], out[1, 2], out[1, 3] = t10, t11, t12, t13
+    out[2, 0], out[2, 1], out[2, 2], out[2, 3] = t20, t21, t22, t23
+    out[3, 0], out[3, 1], out[3, 2], out[3, 3] = t30, t31, t32, t33
 
 
 @_jit
@@ -68,35 +83,40 @@ def _dot_wide(x: Array, y: Array) -> float:
 
 @_jit
 def _residual(atoms: Array, rows: Array, b: Array, a: Array, out: Array) -> None:
-    """out = b - sum_k a_k D_rows[k], float64."""
+    """out = b - sum_k a_k D_rows[k], float64; four atoms at a time."""
     for i in range(len(out)):
         out[i] = b[i]
+    used, weight = np.empty(4, np.int64), np.zeros(4)
+    n = 0
     for k in range(len(rows)):
-        w = a[k]
-        if w != 0.0:
-            x = atoms[rows[k]]
+        if a[k] != 0.0:
+            used[n], weight[n] = rows[k], a[k]
+            n += 1
+        if n == 4 or (n > 0 and k == len(rows) - 1):
+            for i in range(n, 4):
+                used[i], weight[i] = used[0], 0.0
+            x0, x1, x2, x3 = atoms[used[0]], atoms[used[1]], atoms[used[2]], atoms[used[3]]
+            w0, w1, w2, w3 = weight[0], weight[1], weight[2], weight[3]
             for i in range(len(out)):
-                out[i] -= w * np.float64(x[i])
+                out[i] -= (w0 * x0[i] + w1 * x1[i]) + (w2 * x2[i] + w3 * x3[i])
+            n = 0
 
 
 @_jit
 def _extend(atoms: Array, rows: Array, work: Array, old: int, n: int, gram: Array) -> None:
-    """Fills rows and columns old..n-1 of the Gram matrix of the working atoms."""
-    for u in range(old, n):
-        x = atoms[rows[work[u]]]
-        v = 0
-        while v + 3 <= u:
-            t0, t1, t2, t3 = _dot4(
-                x, atoms[rows[work[v]]], atoms[rows[work[v + 1]]], atoms[rows[work[v + 2]]], atoms[rows[work[v + 3]]]
-            )
-            gram[u, v] = gram[v, u] = t0
-            gram[u, v + 1] = gram[v + 1, u] = t1
-            gram[u, v + 2] = gram[v + 2, u] = t2
-            gram[u, v + 3] = gram[v + 3, u] = t3
-            v += 4
-        while v <= u:
-            gram[u, v] = gram[v, u] = _dot(x, atoms[rows[work[v]]])
-            v += 1
+    """Fills rows and columns old..n-1 of the Gram matrix of the working atoms, in float32 tiles of four by four."""
+    tile = np.empty((4, 4), np.float32)
+    across, down = np.empty(4, np.int64), np.empty(4, np.int64)
+    for u in range(old, n, 4):
+        for i in range(4):
+            across[i] = rows[work[min(u + i, n - 1)]]
+        for v in range(0, min(u + 4, n), 4):
+            for i in range(4):
+                down[i] = rows[work[min(v + i, n - 1)]]
+            _tile(atoms, across, down, tile)
+            for i in range(min(4, n - u)):
+                for j in range(min(4, n - v)):
+                    gram[u + i, v + j] = gram[v + j, u + i] = tile[i, j]
 
 
 @_jit

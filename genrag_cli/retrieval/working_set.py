@@ -8,6 +8,7 @@ of the bank: the query is done, exactly, and no path to it shows in its weights.
 Every query has its own certificate. This module does not know how passes or pools are computed.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,13 +21,13 @@ from genrag_cli.retrieval.scan import Scan
 
 START = 192
 """Nearest atoms of the sub-bank that a query without a warm start begins from."""
-POOL = 192
-"""Atoms that the first pass puts into a pool; it doubles from the third on."""
+POOL, POOL_BANK, BROADEST = 192, 13_000, 512
+"""Atoms that the first passes put into a pool, and the bank size from which on more pay off, with its root, up to."""
 WIDEST = 2048
-"""Atoms that a pass puts into a pool at most."""
-ROUGHLY = 2
+"""Atoms that a pass puts into a pool at most: the width doubles from the third pass on."""
+ROUGHLY = 4
 """Passes that may use the faster precision; a query that is still open then gets float32."""
-LOOPS, FIRST = 10, 3
+LOOPS, FIRST = 10, 2
 """Looks at a pool: in rounds, and for the first guess."""
 PATIENCE = 4
 """Rounds without getting better after which a query is given back as it stands."""
@@ -60,7 +61,7 @@ def solve_working_set(
     best = torch.full((n,), torch.inf, dtype=torch.float64, device=atoms.device)
     idle = torch.zeros(n, dtype=torch.long, device=atoms.device)
     finished: list[tuple[Tensor, Tensor, Tensor]] = []
-    width = min(POOL, atoms.n)
+    width = min(max(POOL, min(BROADEST, int(POOL * math.sqrt(atoms.n / POOL_BANK)))), atoms.n)
     for round_ in range(max_rounds):
         some = batch.rows(alive)
         look = scan.look(residual, some.l1, batch.nonnegative, width, exactly=round_ >= ROUGHLY)
@@ -78,7 +79,7 @@ def solve_working_set(
         alive, pools, residual = alive[~ended], pools.rows(~ended), moved[~ended]
         if len(alive) == 0:
             break
-        if round_ + 1 >= ROUGHLY:
+        if round_ >= 1:
             width = min(2 * width, WIDEST, atoms.n)
     index, weights = _together(finished, n, atoms.device)
     unknown = best.isinf().nonzero()[:, 0]
