@@ -35,26 +35,39 @@ def pool_gap(batch: Batch, weights: Tensor, residual: Tensor, c: Tensor, filled:
     return relative_gap(wide.b, residual, weights, GapParts(excess, top), wide.l1, wide.l2)
 
 
-def full_gap(atoms: Atoms, batch: Batch, index: Tensor, weights: Tensor) -> Tensor:
-    """Gaps (q,) in float64 from one pass over the whole dictionary, knowing nothing.
+def bank_parts(atoms: Atoms, first: int, batch: Batch, residual: Tensor, index: Tensor, weights: Tensor) -> GapParts:
+    """What gaps are made of, from one float64 pass that knows nothing of pools.
 
     Args:
-        atoms: the dictionary.
+        atoms: the dictionary, or some of its columns.
+        first: number of the first of them.
         batch: the queries.
-        index: (q, p) atoms; anything where the weight is 0.
+        residual: b - D a (q, m) float64.
+        index: (q, p) atoms of the whole dictionary; anything where the weight is 0.
         weights: (q, p).
     """
-    wide, a = batch.double(), weights.double()
-    table, local = atoms.table(torch.where(weights != 0, index, 0))
-    residual = wide.b.clone()
-    for i in range(len(residual)):
-        residual[i] -= a[i] @ table[local[i]].double()
-    parts: GapParts | None = None
+    wide, parts = batch.double(), None
     for low, block in atoms.blocks(COLUMNS):
-        inside = (index >= low) & (index < low + len(block)) & (weights != 0)
-        codes = torch.zeros(len(a), len(block) + 1, dtype=torch.float64, device=a.device)
-        codes.scatter_(1, torch.where(inside, index - low, len(block)), torch.where(inside, a, 0.0))
+        at = index - first - low
+        inside = (at >= 0) & (at < len(block)) & (weights != 0)
+        codes = torch.zeros(len(at), len(block) + 1, dtype=torch.float64, device=at.device)
+        codes.scatter_(1, torch.where(inside, at, len(block)), torch.where(inside, weights.double(), 0.0))
         some = GapParts.of(residual @ block.double().T, codes[:, :-1], wide.l1, wide.l2, wide.nonnegative)
         parts = some if parts is None else parts.join(some)
     assert parts is not None
-    return relative_gap(wide.b, residual, a, parts, wide.l1, wide.l2)
+    return parts
+
+
+def combined(batch: Batch, table: Tensor, local: Tensor, weights: Tensor) -> Tensor:
+    """b - D a (q, m) in float64, of weights (q, p) on rows `local` of a table."""
+    residual = batch.b.double()
+    for i in range(len(residual)):
+        used = weights[i] != 0
+        residual[i] -= weights[i, used].double() @ table[local[i, used]].double()
+    return residual
+
+
+def gap_from(batch: Batch, residual: Tensor, weights: Tensor, parts: GapParts) -> Tensor:
+    """Relative gaps (q,) in float64."""
+    wide = batch.double()
+    return relative_gap(wide.b, residual, weights.double(), parts, wide.l1, wide.l2)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genrag_cli.retrieval.atoms import HeldAtoms
 from genrag_cli.retrieval.block import finish, one_thread
-from genrag_cli.retrieval.certificate import full_gap
+from genrag_cli.retrieval.certificate import bank_parts, combined, gap_from
 from genrag_cli.retrieval.objective import GapParts, relative_gap, shrink
 from genrag_cli.retrieval.problem import Batch, Solved, nearest
 
@@ -120,7 +120,9 @@ def solve_dense(
 
 def _certify(atoms: Tensor, batch: Batch, codes: Tensor) -> Tensor:
     found = Solved.of_dense(codes, batch.l1, batch.l1)
-    return full_gap(HeldAtoms(atoms), batch, found.index, found.weights)
+    residual = combined(batch, atoms, found.index, found.weights)
+    parts = bank_parts(HeldAtoms(atoms), 0, batch, residual, found.index, found.weights)
+    return gap_from(batch, residual, found.weights, parts)
 
 
 def _nearest_codes(atoms: Tensor, half_norms: Tensor, batch: Batch) -> Tensor:

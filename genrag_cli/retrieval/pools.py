@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrag_cli.retrieval.atoms import Atoms
 from genrag_cli.retrieval.block import solve_block
 from genrag_cli.retrieval.problem import Batch
 
@@ -96,18 +95,18 @@ def engine(device_type: str) -> str:
     return "compiled" if device_type == "cpu" and importlib.util.find_spec("numba") else "torch"
 
 
-def solve_pools(atoms: Atoms, batch: Batch, pools: Pools, *, loops: int, exact: float) -> Answer:
+def solve_pools(table: Tensor, local: Tensor, batch: Batch, pools: Pools, *, loops: int, exact: float) -> Answer:
     """Solves each query on its pool, from the weights that it has.
 
     Args:
-        atoms: the dictionary.
+        table: (M, m) float32 atoms.
+        local: (q, K) where each pool's atoms stand in it.
         batch: the queries.
         pools: their atoms.
         loops: looks at the pool at most.
         exact: accuracy of the optimality conditions, relative to the largest correlation.
     """
-    table, local = atoms.table(pools.index)
-    if engine(atoms.device.type) == "torch":
+    if engine(table.device.type) == "torch":
         return _solve_torch(table, local, batch, pools, loops, exact)
     from genrag_cli.retrieval.compiled import solve_range
 
@@ -124,15 +123,14 @@ def solve_pools(atoms: Atoms, batch: Batch, pools: Pools, *, loops: int, exact: 
     return Answer(weights, residual, c, looked)
 
 
-def settle(atoms: Atoms, batch: Batch, pools: Pools) -> Answer:
+def settle(table: Tensor, local: Tensor, batch: Batch, pools: Pools) -> Answer:
     """Rounds weights to float32 and looks at the pools once more.
 
     The compiled engine makes weights a function of their support first, so that no path to it shows in their bits.
     """
-    table, local = atoms.table(pools.index)
     tiny = 1e-8 * pools.weights.abs().amax(1, keepdim=True)
     weights = torch.where(pools.weights.abs() > tiny, pools.weights, 0.0)
-    if engine(atoms.device.type) == "torch":
+    if engine(table.device.type) == "torch":
         rounded = Pools(pools.index, weights.float().double(), pools.filled)
         return _solve_torch(table, local, batch, rounded, 0, 0.0)
     from genrag_cli.retrieval.compiled import settle_range

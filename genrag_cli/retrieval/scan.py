@@ -1,13 +1,14 @@
 """One pass over a dictionary: for every query the atoms that want in most, and a bound on all the others.
 
 Atoms are ranked by s_j = (c_j - l1) / v_j with c_j = D_j'r (|c_j| when signed) and v_j = |D_j - centre|: how far the
-residual must move before the atom may want in. Products may be taken in bfloat16, since `outside` carries a rigorous
-bound on every rounding; what is inside is looked at again exactly by `pools.py`. The N x Q product is never stored:
+residual must move before the atom may want in. Products may be taken in bfloat16, since every look carries a rigorous
+bound on its rounding; what is inside is looked at again exactly by `pools.py`. The N x Q product is never stored:
 blocks of it are cut down to the best at once. This module solves nothing.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor
 
 from genrag_cli.retrieval.atoms import Atoms, HeldAtoms
+from genrag_cli.retrieval.certificate import bank_parts
+from genrag_cli.retrieval.objective import GapParts
+from genrag_cli.retrieval.problem import Batch
 
 COLUMNS = 16_384
 """Atoms per block of a pass."""
@@ -35,11 +39,15 @@ class Look:
 
     Args:
         index: (q, k) the atoms with the largest scores.
-        outside: (q,) float64; no atom outside `index` has a score above it, whatever was rounded.
+        score: (q, k) their scores, as they were computed.
+        edge: (q,) float64; no other atom has a larger score, as it was computed.
+        margin: (q,) float64; what rounding may have taken from the score of an atom at or below the edge.
     """
 
     index: Tensor
-    outside: Tensor
+    score: Tensor
+    edge: Tensor
+    margin: Tensor
 
 
 def fast_precision(device: torch.device) -> Precision:
@@ -69,43 +77,46 @@ class Scan:
         self.atoms = atoms
         self.precision: Precision = precision or fast_precision(atoms.device)
         n = atoms.n
-        self.stride = max(1, min(WIDEST_STRIDE, n // SUB_BANK))
+        stride = max(1, min(WIDEST_STRIDE, n // SUB_BANK))
         first = next(iter(atoms.blocks(min(n, COLUMNS))))[1]
-        self.centre = first[:: self.stride].mean(0)
+        self._centre = first[::stride].mean(0)
         keep_low = isinstance(atoms, HeldAtoms) and self.precision == "bfloat16"
         self._low = _room(n, atoms.m, atoms.device) if keep_low else None
         norms, centred, sub = torch.empty(n, device=atoms.device), torch.empty(n, device=atoms.device), []
-        middle = float(self.centre.square().sum())
+        middle = float(self._centre.square().sum())
         for low, block in atoms.blocks(COLUMNS):
             part = slice(low, low + len(block))
             norms[part] = torch.linalg.vector_norm(block, dim=1)
-            # Cancellation costs a little of float32; the bound needs v_j not to be too small, so it is raised by that.
-            centred[part] = norms[part].square() - 2 * (block @ self.centre) + middle
-            sub.append(block[(-low) % self.stride :: self.stride].clone())
+            centred[part] = norms[part].square() - 2 * (block @ self._centre) + middle
+            sub.append(block[(-low) % stride :: stride].clone())
             if self._low is not None:
                 self._low[part] = block
         self.finite = bool(torch.isfinite(norms).all())
         """Whether every value of the dictionary is."""
-        rough = 1e-5 * (norms.square() + middle)
-        spread = (centred.clamp(min=0) + rough).sqrt()
-        spread = spread.clamp(min=max(0.1 * float(spread.median()), 1e-30)) if n else spread
+        # Cancellation costs a little of float32; v_j must not be too small for the bounds, so it is raised by that.
+        spread = (centred.clamp(min=0) + 1e-5 * (norms.square() + middle)).sqrt()
+        spread = spread.clamp(min=max(0.1 * float(spread.median()), 1e-30))
         self._inverse = 1 / spread
         self._steepest = float(self._inverse.max()) * (1 + 1e-6)
         self._stretch = float((norms * self._inverse).max()) * (1 + 1e-6)
-        self.sub = torch.cat(sub)
-        self._sub_half = self.sub.square().sum(1) / 2
-        if self.precision == "bfloat16":
-            self.sub = self.sub.bfloat16()
-
-    def nearest(self, b: Tensor, k: int) -> Tensor:
-        """(q, k) nearest atoms of a sub-bank: largest D_j'b - |D_j|^2 / 2, so that a shared mean does not decide."""
-        near = (b.to(self.sub.dtype) @ self.sub.T).float() - self._sub_half
-        return near.topk(min(k, len(self.sub)), dim=1).indices * self.stride
+        self.sub = HeldAtoms(torch.cat(sub))
+        self.sub_index = torch.arange(0, n, stride, device=atoms.device)
 
     @property
-    def sub_share(self) -> float:
-        """What a look at the sub-bank costs, in passes."""
-        return len(self.sub) / self.atoms.n
+    def n(self) -> int:
+        """N, how many atoms are looked at."""
+        return self.atoms.n
+
+    @cached_property
+    def _sub_rows(self) -> tuple[Tensor, Tensor]:
+        rows = self.sub.rows
+        return rows.bfloat16() if self.precision == "bfloat16" else rows, rows.square().sum(1) / 2
+
+    def nearest(self, b: Tensor, k: int) -> Tensor:
+        """(q, k) nearest rows of the sub-bank: largest D_j'b - |D_j|^2 / 2, so that a shared mean does not decide."""
+        rows, half = self._sub_rows
+        near = (b.to(rows.dtype) @ rows.T).float() - half
+        return near.topk(min(k, len(rows)), dim=1).indices
 
     def look(self, residual: Tensor, l1: Tensor, nonnegative: bool, k: int, *, exactly: bool = False) -> Look:
         """One pass.
@@ -135,10 +146,27 @@ class Scan:
             if best.shape[1] > k:
                 top = best.topk(k, dim=1)
                 best, place = top.values, place.gather(1, top.indices)
-        if k == self.atoms.n:
-            return Look(place, torch.full_like(l1, -torch.inf, dtype=torch.float64))
-        edge = best[:, -1].double()
-        return Look(place, edge + self._margin(residual, left, l1.double(), edge, rough))
+        everyone = k == self.atoms.n
+        edge = torch.full_like(l1, -torch.inf).double() if everyone else best[:, -1].double()
+        return Look(place, best, edge, self._margin(residual, left, l1.double(), best[:, -1].double(), rough))
+
+    def ceiling(self, look: Look, step: Tensor, nonnegative: bool) -> Tensor:
+        """(q,) float64: no atom outside the look has a score above it once the residual has moved by `step` (q, m).
+
+        D_j'step = (D_j - centre)'step + centre'step, and |D_j - centre| / v_j <= 1.
+        """
+        along = step @ self._centre.double()
+        along = along.clamp(min=0) if nonnegative else along.abs()
+        rise: Tensor = torch.linalg.vector_norm(step, dim=1) + along * self._steepest
+        return look.edge + look.margin + rise
+
+    def table(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """A table (M, m) float32 that holds the atoms asked for, and where: `index` (q, k) renumbered into it."""
+        return self.atoms.table(index)
+
+    def gap_parts(self, batch: Batch, residual: Tensor, index: Tensor, weights: Tensor) -> GapParts:
+        """What duality gaps are made of, from one float64 pass over everything."""
+        return bank_parts(self.atoms, 0, batch, residual, index, weights)
 
     def _blocks(self, rough: bool) -> Iterable[tuple[int, Tensor]]:
         if self._low is not None and rough:
@@ -160,13 +188,3 @@ class Scan:
         factors = (unit if rough else 0.0) * size + (1 + unit) * lost
         margin: Tensor = 1.01 * (self._stretch * (factors + sums) + 2 * unit * (l1 * self._steepest + edge.abs()))
         return margin
-
-    def moved(self, step: Tensor, nonnegative: bool) -> Tensor:
-        """The most that any score can rise when the residual moves by `step` (q, m) -> (q,) float64.
-
-        D_j'step = (D_j - centre)'step + centre'step, and |D_j - centre| / v_j <= 1.
-        """
-        along = step @ self.centre.double()
-        along = along.clamp(min=0) if nonnegative else along.abs()
-        rise: Tensor = torch.linalg.vector_norm(step, dim=1) + along * self._steepest
-        return rise

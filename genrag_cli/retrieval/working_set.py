@@ -10,11 +10,12 @@ Every query has its own certificate. This module does not know how passes or poo
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from genrag_cli.retrieval.certificate import full_gap, pool_gap
+from genrag_cli.retrieval.certificate import combined, gap_from, pool_gap
 from genrag_cli.retrieval.pools import Pools, settle, solve_pools, support
 from genrag_cli.retrieval.problem import Batch, Solved
 from genrag_cli.retrieval.scan import Scan
@@ -54,21 +55,24 @@ def solve_working_set(
         start: index (q, p) and weights (q, p) to begin from; None begins from the nearest atoms.
         on_solved: told how many more queries are done.
     """
-    n, atoms = len(batch), scan.atoms
-    passes = torch.zeros(n, dtype=torch.float64, device=atoms.device)
-    alive = torch.arange(n, device=atoms.device)
+    n, device = len(batch), batch.b.device
+    passes = torch.zeros(n, dtype=torch.float64, device=device)
+    alive = torch.arange(n, device=device)
     pools, residual = _begin(scan, batch, start, passes)
-    best = torch.full((n,), torch.inf, dtype=torch.float64, device=atoms.device)
-    idle = torch.zeros(n, dtype=torch.long, device=atoms.device)
+    best = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
+    idle = torch.zeros(n, dtype=torch.long, device=device)
     finished: list[tuple[Tensor, Tensor, Tensor]] = []
-    width = min(max(POOL, min(BROADEST, int(POOL * math.sqrt(atoms.n / POOL_BANK)))), atoms.n)
+    width = min(max(POOL, min(BROADEST, int(POOL * math.sqrt(scan.n / POOL_BANK)))), scan.n)
     for round_ in range(max_rounds):
         some = batch.rows(alive)
         look = scan.look(residual, some.l1, batch.nonnegative, width, exactly=round_ >= ROUGHLY)
-        pools, moved, cost = _solve(scan, some, Pools.of(look.index, atoms.n, pools), LOOPS, EXACT)
-        closed = look.outside + scan.moved(moved - residual, batch.nonnegative) <= 0
-        pools, found, more = _certify(scan, some, pools, closed)
-        passes[alive] += 1 + cost + more
+        pools = Pools.of(look.index, scan.n, pools)
+        table, local = scan.table(pools.index)
+        answer = solve_pools(table, local, some, pools, loops=LOOPS, exact=EXACT)
+        closed = scan.ceiling(look, answer.residual - residual, batch.nonnegative) <= 0
+        weights, found, looked = _certify(table, local, some, replace(pools, weights=answer.weights), closed)
+        pools, residual = replace(pools, weights=weights), answer.residual
+        passes[alive] += 1 + (answer.looked + looked).double() * (local.shape[1] / scan.n)
         idle[alive] = torch.where(found < best[alive], 0, idle[alive] + 1)
         best[alive] = torch.minimum(best[alive], found)
         ended = (found <= gap) | (idle[alive] > PATIENCE) | (round_ == max_rounds - 1)
@@ -76,54 +80,45 @@ def solve_working_set(
             finished.append((alive[ended], *support(pools.index[ended], pools.weights[ended].float(), 0)))
             best[alive[ended]] = found[ended]
             on_solved(int(ended.sum()))
-        alive, pools, residual = alive[~ended], pools.rows(~ended), moved[~ended]
+        alive, pools, residual = alive[~ended], pools.rows(~ended), residual[~ended]
         if len(alive) == 0:
             break
         if round_ >= 1:
-            width = min(2 * width, WIDEST, atoms.n)
-    index, weights = _together(finished, n, atoms.device)
+            width = min(2 * width, WIDEST, scan.n)
+    index, weights = _together(finished, n, device)
     unknown = best.isinf().nonzero()[:, 0]
     if len(unknown):
-        best[unknown] = full_gap(atoms, batch.rows(unknown), index[unknown], weights[unknown])
+        some, where, a = batch.rows(unknown), index[unknown], weights[unknown]
+        rest = combined(some, *scan.table(where), a)
+        best[unknown] = gap_from(some, rest, a, scan.gap_parts(some, rest, where, a))
         passes[unknown] += 1
     return Solved(index, weights, best, passes)
 
 
 def _begin(scan: Scan, batch: Batch, start: tuple[Tensor, Tensor] | None, passes: Tensor) -> tuple[Pools, Tensor]:
     """Pools and residuals to begin from; adds what they cost to `passes`."""
-    n = scan.atoms.n
-    if start is None:
-        pools, residual, cost = _solve(scan, batch, Pools.of(scan.nearest(batch.b, START), n), FIRST, ROUGH)
-        passes += scan.sub_share + cost
-        return pools, residual
-    given = Pools(*support(start[0], start[1].double(), n), torch.zeros(0))
-    nobody = torch.zeros(len(batch), 1, dtype=torch.long, device=passes.device)
-    pools, residual, cost = _solve(scan, batch, Pools.of(nobody, n, given), 0, 0.0)
-    passes += cost
-    return pools, residual
+    if start is not None:
+        given = Pools(*support(start[0], start[1].double(), scan.n), torch.zeros(0))
+        pools = Pools.of(torch.zeros(len(batch), 1, dtype=torch.long, device=passes.device), scan.n, given)
+        passes += pools.index.shape[1] / scan.n
+        return pools, combined(batch, *scan.table(pools.index), pools.weights)
+    pools = Pools.of(scan.nearest(batch.b, START), scan.sub.n)
+    answer = solve_pools(*scan.sub.table(pools.index), batch, pools, loops=FIRST, exact=ROUGH)
+    passes += (scan.sub.n + answer.looked.double() * pools.index.shape[1]) / scan.n
+    return Pools(scan.sub_index[pools.index], answer.weights, pools.filled), answer.residual
 
 
-def _solve(scan: Scan, batch: Batch, pools: Pools, loops: int, exact: float) -> tuple[Pools, Tensor, Tensor]:
-    """Pools with their optimal weights, residuals (q, m), and the cost in passes (q,)."""
-    answer = solve_pools(scan.atoms, batch, pools, loops=loops, exact=exact)
-    cost = answer.looked.double() * (pools.index.shape[1] / scan.atoms.n)
-    return Pools(pools.index, answer.weights, pools.filled), answer.residual, cost
-
-
-def _certify(scan: Scan, batch: Batch, pools: Pools, closed: Tensor) -> tuple[Pools, Tensor, Tensor]:
-    """Rounds the weights of queries that nobody outside can join: pools, their gaps (inf elsewhere), cost in passes."""
+def _certify(table: Tensor, local: Tensor, batch: Batch, pools: Pools, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounds the weights of queries that nobody outside can join: weights, gaps (inf elsewhere), looks at the pool."""
     found = torch.full(closed.shape, torch.inf, dtype=torch.float64, device=closed.device)
-    cost = torch.zeros_like(found)
+    looked, weights = torch.zeros(len(found), dtype=torch.long, device=closed.device), pools.weights.clone()
     rows = closed.nonzero()[:, 0]
-    if len(rows) == 0:
-        return pools, found, cost
-    inside, some = pools.rows(rows), batch.rows(rows)
-    answer = settle(scan.atoms, some, inside)
-    found[rows] = pool_gap(some, answer.weights, answer.residual, answer.c, inside.filled)
-    cost[rows] = answer.looked.double() * (inside.index.shape[1] / scan.atoms.n)
-    weights = pools.weights.clone()
-    weights[rows] = answer.weights
-    return Pools(pools.index, weights, pools.filled), found, cost
+    if len(rows):
+        inside, some = pools.rows(rows), batch.rows(rows)
+        answer = settle(table, local[rows], some, inside)
+        found[rows] = pool_gap(some, answer.weights, answer.residual, answer.c, inside.filled)
+        looked[rows], weights[rows] = answer.looked, answer.weights
+    return weights, found, looked
 
 
 def _together(finished: list[tuple[Tensor, Tensor, Tensor]], n: int, device: torch.device) -> tuple[Tensor, Tensor]:
