@@ -1,5 +1,6 @@
 """The solver: from a dictionary and queries to sparse codes with a certificate. Needs torch and numpy alone."""
 
-from genrag_cli.retrieval.solve import solve
+from genrag_cli.retrieval.atoms import StreamedAtoms
+from genrag_cli.retrieval.solve import prepare, solve
 
-__all__ = ["solve"]
+__all__ = ["StreamedAtoms", "prepare", "solve"]

@@ -6,7 +6,7 @@ bound on its rounding; what is inside is looked at again exactly by `pools.py`. 
 blocks of it are cut down to the best at once. This module solves nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,6 +18,7 @@ from torch import Tensor
 from genrag_cli.retrieval.atoms import Atoms, HeldAtoms
 from genrag_cli.retrieval.certificate import bank_parts
 from genrag_cli.retrieval.objective import GapParts
+from genrag_cli.retrieval.pools import Answer
 from genrag_cli.retrieval.problem import Batch
 
 COLUMNS = 16_384
@@ -163,6 +164,14 @@ class Scan:
     def table(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """A table (M, m) float32 that holds the atoms asked for, and where: `index` (q, k) renumbered into it."""
         return self.atoms.table(index)
+
+    def divided(self, n: int, work: Callable[[Tensor], Answer]) -> Answer:
+        """Work on n queries that needs no pass: here all of them."""
+        return work(torch.arange(n, device=self.atoms.device))
+
+    def agreed(self, flags: Tensor) -> Tensor:
+        """Flags that decide how to go on."""
+        return flags
 
     def gap_parts(self, batch: Batch, residual: Tensor, index: Tensor, weights: Tensor) -> GapParts:
         """What duality gaps are made of, from one float64 pass over everything."""

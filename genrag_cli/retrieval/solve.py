@@ -1,7 +1,7 @@
 """The library's front door: any dictionary, any queries, numpy or torch in, `SparseCodes` out."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrag_cli.errors import SolverError
-from genrag_cli.retrieval.atoms import HeldAtoms
+from genrag_cli.retrieval.atoms import Atoms, HeldAtoms
 from genrag_cli.retrieval.fista import lipschitz, solve_dense
+from genrag_cli.retrieval.memory import chunk_for, ran_out
 from genrag_cli.retrieval.problem import Batch, Solved
 from genrag_cli.retrieval.scan import Scan
-from genrag_cli.retrieval.working_set import solve_working_set
+from genrag_cli.retrieval.working_set import WIDEST, solve_working_set
 from genrag_cli.types import SparseCodes, join_codes
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Array = NDArray[Any] | Tensor
 MAX_ROUNDS = 60
@@ -23,7 +27,7 @@ TIGHTEST_GAP = 1e-7
 
 
 def solve(
-    dictionary: Array,
+    dictionary: Array | Scan,
     queries: Array,
     *,
     l1: float | Array,
@@ -31,7 +35,7 @@ def solve(
     nonnegative: bool = True,
     gap: float = 1e-4,
     method: Literal["working-set", "dense"] = "working-set",
-    chunk: int = 256,
+    chunk: int | None = None,
     max_iter: int = 20_000,
     device: str | torch.device | None = None,
     start: SparseCodes | None = None,
@@ -40,14 +44,15 @@ def solve(
     """Minimises 1/2 |b - D a|^2 + l1 |a|_1 + l2/2 |a|^2 for every column b of `queries`.
 
     Args:
-        dictionary: D, (m, N) float32; one column per bank spot.
+        dictionary: D, (m, N) float32, one column per bank spot; or what `prepare` made of one.
         queries: (m, n) float32; one column per query.
         l1: one value or one per query, >= 0.
         l2: one value or one per query, >= 0.
         nonnegative: a >= 0 (the default) or signed.
         gap: relative duality gap (P - dual) / P that every query must reach by itself; 1e-7 is the tightest.
         method: `working-set` looks at the whole bank only to certify; `dense` is FISTA over all of it, the oracle.
-        chunk: queries solved side by side; memory grows with chunk x N, the result does not depend on it.
+        chunk: queries solved side by side; as many as fit well when not given, fewer when memory runs out all the
+            same. The result does not depend on it.
         max_iter: iterations (dense) or rounds (working-set, at most 60) after which a query is returned with status
             `stalled` and the gap that it has.
         device: where to compute; the dictionary's own device, else the CPU.
@@ -60,45 +65,129 @@ def solve(
     Raises:
         SolverError: for shapes that do not fit, values that are not finite, or a penalty or gap that is out of range.
     """
-    atoms, rows = _rows("dictionary", dictionary, device), _rows("queries", queries, device)
-    if rows.shape[1] != atoms.shape[1]:
-        raise SolverError(f"dictionary has {atoms.shape[1]} rows, queries have {rows.shape[1]}; they must be equal")
-    rows = rows.to(atoms.device)
-    n, n_bank = len(rows), len(atoms)
-    if n_bank == 0:
-        raise SolverError("the dictionary has no columns: nothing to retrieve from")
+    scan = dictionary if isinstance(dictionary, Scan) else prepare(dictionary, device=device)
+    rows = _rows("queries", queries, scan.atoms.device)
+    if rows.shape[1] != scan.atoms.m:
+        raise SolverError(f"dictionary has {scan.atoms.m} rows, queries have {rows.shape[1]}; they must be equal")
+    if not bool(torch.isfinite(rows).all()):
+        raise SolverError(f"queries: {int((~torch.isfinite(rows)).sum())} values are not finite")
     if not TIGHTEST_GAP <= gap < 1:
         raise SolverError(f"gap {gap:g} asked; {TIGHTEST_GAP:g} <= gap < 1 is possible with float32 weights")
     if method not in ("working-set", "dense"):
         raise SolverError(f"unknown method {method!r}", "Known: working-set, dense")
-    if chunk < 1 or max_iter < 1:
+    if (chunk is not None and chunk < 1) or max_iter < 1:
         raise SolverError(f"chunk {chunk} and max_iter {max_iter} must be at least 1")
-    strong, ridge = _per_query("l1", l1, n, atoms), _per_query("l2", l2, n, atoms)
-    if start is not None and (start.n_bank != n_bank or len(start) != n):
-        raise SolverError(f"start is for {len(start)} queries over {start.n_bank} spots, asked {n} over {n_bank}")
-    dense = method == "dense"
-    half_norms, step = (atoms.square().sum(1) / 2, lipschitz(atoms)) if dense else (atoms, 0.0)
-    scan = None if dense else Scan(HeldAtoms(atoms))
-    for what, tensor, finite in (("dictionary", atoms, scan is not None and scan.finite), ("queries", rows, False)):
-        if not finite and not bool(torch.isfinite(tensor).all()):
-            raise SolverError(f"{what}: {int((~torch.isfinite(tensor)).sum())} values are not finite")
-    parts = []
-    for low in range(0, n, chunk):
-        part = slice(low, low + chunk)
-        batch = Batch(rows[part], strong[part], ridge[part], nonnegative)
-        warm = None if start is None else _rows_of(start, part, atoms.device)
-        if scan is None:
-            found = solve_dense(
-                atoms, half_norms, batch, gap=gap, max_iter=max_iter, step=step, start=warm, on_solved=on_progress
-            )
-        else:
-            sparse = None if warm is None else Solved.of_dense(warm, strong[part], strong[part])
-            found = solve_working_set(
-                scan, batch, gap=gap, max_rounds=min(max_iter, MAX_ROUNDS),
-                start=None if sparse is None else (sparse.index, sparse.weights), on_solved=on_progress,
-            )  # fmt: skip
-        parts.append(pack_codes(found, n_bank, gap))
-    return join_codes(parts) if parts else empty_codes(n_bank)
+    n = len(rows)
+    batch = Batch(rows, _per_query("l1", l1, n, rows), _per_query("l2", l2, n, rows), nonnegative)
+    if start is not None and (start.n_bank != scan.n or len(start) != n):
+        raise SolverError(f"start is for {len(start)} queries over {start.n_bank} spots, asked {n} over {scan.n}")
+    work = _dense(scan, gap, max_iter) if method == "dense" else _sets(scan, batch, gap, max_iter)
+
+    def one(part: slice, tell: Callable[[int], None]) -> SparseCodes:
+        warm = None if start is None else _rows_of(start, part)
+        return pack_codes(work(batch.rows(torch.arange(part.start, part.stop)), warm, tell), scan.n, gap)
+
+    parts = list(_in_chunks(n, chunk or chunk_for(scan.atoms), one, on_progress))
+    return join_codes(parts) if parts else empty_codes(scan.n)
+
+
+def prepare(
+    dictionary: Array | Atoms, *, device: str | torch.device | None = None, group: "ProcessGroup | None" = None
+) -> Scan:
+    """Makes a dictionary ready to be solved over many times: norms, a sub-bank, a low-precision copy.
+
+    Args:
+        dictionary: D, (m, N) float32, one column per bank spot; or `Atoms`, which may be read from elsewhere.
+        device: where to compute; the dictionary's own device, else the CPU.
+        group: ranks over which the columns are spread. Each rank gives its own columns, then solves all queries, and
+            gets all codes, over the columns in the order of ranks.
+
+    Raises:
+        SolverError: for a dictionary that is no matrix, empty or not finite.
+    """
+    if isinstance(dictionary, np.ndarray | Tensor):
+        atoms: Atoms = HeldAtoms(_rows("dictionary", dictionary, device))
+    else:
+        atoms = dictionary
+    if atoms.n == 0:
+        raise SolverError("the dictionary has no columns: nothing to retrieve from")
+    if group is None:
+        scan = Scan(atoms)
+    else:
+        from genrag_cli.retrieval.ranks import SpreadScan
+
+        scan = SpreadScan(atoms, group)
+    if not scan.finite:
+        wrong = sum(int((~torch.isfinite(block)).sum()) for _, block in atoms.blocks(4096))
+        raise SolverError(f"dictionary: {wrong} values are not finite")
+    return scan
+
+
+Work = Callable[[Batch, SparseCodes | None, Callable[[int], None]], Solved]
+
+
+def _sets(scan: Scan, batch: Batch, gap: float, max_iter: int) -> Work:
+    """Working sets."""
+    if not batch.nonnegative and scan.n > WIDEST and bool((batch.l1 == 0).any()):
+        raise SolverError(
+            f"l1 is 0 and weights are signed: all {scan.n} bank spots would get one, which is no retrieval",
+            "Give l1 > 0 or weights >= 0; method 'dense' solves it all the same.",
+        )
+
+    def work(some: Batch, start: SparseCodes | None, tell: Callable[[int], None]) -> Solved:
+        warm = None if start is None else _padded(start, some.b.device)
+        return solve_working_set(
+            scan, some, gap=gap, max_rounds=min(max_iter, MAX_ROUNDS), start=warm, on_solved=tell
+        )  # fmt: skip
+
+    return work
+
+
+def _dense(scan: Scan, gap: float, max_iter: int) -> Work:
+    """FISTA over the whole dictionary, which must be in this process's memory."""
+    if not isinstance(scan.atoms, HeldAtoms) or scan.n != scan.atoms.n:
+        raise SolverError(
+            "the dense solver needs the whole dictionary in memory", "Use the working-set solver for larger banks."
+        )
+    atoms = scan.atoms.rows
+    half_norms, step = atoms.square().sum(1) / 2, lipschitz(atoms)
+
+    def work(some: Batch, start: SparseCodes | None, tell: Callable[[int], None]) -> Solved:
+        warm = None if start is None else torch.from_numpy(start.dense()).to(atoms)
+        return solve_dense(
+            atoms, half_norms, some, gap=gap, max_iter=max_iter, step=step, start=warm, on_solved=tell
+        )  # fmt: skip
+
+    return work
+
+
+def _in_chunks(
+    n: int, chunk: int, one: Callable[[slice, Callable[[int], None]], SparseCodes], on_progress: Callable[[int], None]
+) -> Iterator[SparseCodes]:
+    """Some queries at a time; half as many where memory runs out."""
+    low = told = solved = 0
+
+    def tell(more: int) -> None:
+        nonlocal told, solved
+        solved += more
+        if solved > told:
+            on_progress(solved - told)
+            told = solved
+
+    while low < n:
+        solved = low
+        part = slice(low, min(low + chunk, n))
+        try:
+            codes = one(part, tell)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            if chunk == 1:
+                raise SolverError("memory ran out with one query at a time", "Give the job more memory.") from error
+            chunk = max(1, chunk // 2)
+            continue
+        yield codes
+        low = part.stop
 
 
 def pack_codes(found: Solved, n_bank: int, gap: float) -> SparseCodes:
@@ -113,7 +202,7 @@ def pack_codes(found: Solved, n_bank: int, gap: float) -> SparseCodes:
         weights=weights[kept].numpy(),
         n_bank=n_bank,
         gap=gaps,
-        passes=found.passes.cpu().numpy(),
+        passes=found.passes.float().cpu().numpy(),
         status=np.where(gaps <= gap, "solved", "stalled"),
     )
 
@@ -147,12 +236,25 @@ def _per_query(what: str, value: float | Array, n: int, like: Tensor) -> Tensor:
     return tensor.expand(n).contiguous()
 
 
-def _rows_of(codes: SparseCodes, part: slice, device: torch.device) -> Tensor:
-    low, high = part.start, min(part.stop, len(codes))
-    inside = slice(codes.indptr[low], codes.indptr[high])
-    out = torch.zeros(high - low, codes.n_bank)
-    rows = np.repeat(np.arange(high - low), np.diff(codes.indptr[low : high + 1]))
-    out[torch.from_numpy(rows), torch.from_numpy(codes.indices[inside].astype(np.int64))] = torch.from_numpy(
-        codes.weights[inside]
+def _rows_of(codes: SparseCodes, part: slice) -> SparseCodes:
+    """Some of the queries."""
+    low, high = codes.indptr[part.start], codes.indptr[part.stop]
+    return SparseCodes(
+        indptr=codes.indptr[part.start : part.stop + 1] - low,
+        indices=codes.indices[low:high],
+        weights=codes.weights[low:high],
+        n_bank=codes.n_bank,
+        gap=codes.gap[part],
+        passes=codes.passes[part],
+        status=codes.status[part],
     )
-    return out.to(device)
+
+
+def _padded(codes: SparseCodes, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Bank rows and weights (q, p), 0 where a query has fewer than others."""
+    count = np.diff(codes.indptr)
+    index = np.zeros((len(codes), int(count.max(initial=0))), np.int64)
+    weights = np.zeros(index.shape, np.float32)
+    used = np.arange(index.shape[1]) < count[:, None]
+    index[used], weights[used] = codes.indices, codes.weights
+    return torch.from_numpy(index).to(device), torch.from_numpy(weights).to(device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genrag_cli.retrieval.certificate import combined, gap_from, pool_gap
-from genrag_cli.retrieval.pools import Pools, settle, solve_pools, support
+from genrag_cli.retrieval.pools import Answer, Pools, settle, solve_pools, support
 from genrag_cli.retrieval.problem import Batch, Solved
 from genrag_cli.retrieval.scan import Scan
 
@@ -68,14 +68,14 @@ def solve_working_set(
         look = scan.look(residual, some.l1, batch.nonnegative, width, exactly=round_ >= ROUGHLY)
         pools = Pools.of(look.index, scan.n, pools)
         table, local = scan.table(pools.index)
-        answer = solve_pools(table, local, some, pools, loops=LOOPS, exact=EXACT)
+        answer = _solve(scan, table, local, some, pools, LOOPS, EXACT)
         closed = scan.ceiling(look, answer.residual - residual, batch.nonnegative) <= 0
         weights, found, looked = _certify(table, local, some, replace(pools, weights=answer.weights), closed)
         pools, residual = replace(pools, weights=weights), answer.residual
         passes[alive] += 1 + (answer.looked + looked).double() * (local.shape[1] / scan.n)
         idle[alive] = torch.where(found < best[alive], 0, idle[alive] + 1)
         best[alive] = torch.minimum(best[alive], found)
-        ended = (found <= gap) | (idle[alive] > PATIENCE) | (round_ == max_rounds - 1)
+        ended = scan.agreed((found <= gap) | (idle[alive] > PATIENCE) | (round_ == max_rounds - 1))
         if bool(ended.any()):
             finished.append((alive[ended], *support(pools.index[ended], pools.weights[ended].float(), 0)))
             best[alive[ended]] = found[ended]
@@ -103,9 +103,16 @@ def _begin(scan: Scan, batch: Batch, start: tuple[Tensor, Tensor] | None, passes
         passes += pools.index.shape[1] / scan.n
         return pools, combined(batch, *scan.table(pools.index), pools.weights)
     pools = Pools.of(scan.nearest(batch.b, START), scan.sub.n)
-    answer = solve_pools(*scan.sub.table(pools.index), batch, pools, loops=FIRST, exact=ROUGH)
+    answer = _solve(scan, *scan.sub.table(pools.index), batch, pools, FIRST, ROUGH)
     passes += (scan.sub.n + answer.looked.double() * pools.index.shape[1]) / scan.n
     return Pools(scan.sub_index[pools.index], answer.weights, pools.filled), answer.residual
+
+
+def _solve(scan: Scan, table: Tensor, local: Tensor, batch: Batch, pools: Pools, loops: int, exact: float) -> Answer:
+    def work(rows: Tensor) -> Answer:
+        return solve_pools(table, local[rows], batch.rows(rows), pools.rows(rows), loops=loops, exact=exact)
+
+    return scan.divided(len(batch), work)
 
 
 def _certify(table: Tensor, local: Tensor, batch: Batch, pools: Pools, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:

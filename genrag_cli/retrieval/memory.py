@@ -1,0 +1,47 @@
+"""How many queries fit beside each other: free memory, and what to do when it runs out."""
+
+from pathlib import Path
+
+import torch
+
+from genrag_cli.retrieval.atoms import Atoms, HeldAtoms
+from genrag_cli.retrieval.scan import COLUMNS
+
+SHARE = 0.25
+"""Of free memory that one chunk of queries may take."""
+POOL_WIDTH = 1024
+"""Atoms of a query's pool that room is made for."""
+SMALLEST, LARGEST = 32, 1024
+LARGEST_ON_GPU = 8192
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had: of the card, or of this machine and this job's control group."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        if limit.isdigit():
+            found.append(int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        pass
+    return max(0, min(found, default=4 << 30))
+
+
+def chunk_for(atoms: Atoms) -> int:
+    """Queries to solve side by side; the codes do not depend on it."""
+    gathered = 0 if isinstance(atoms, HeldAtoms) else POOL_WIDTH * atoms.m * 4
+    each = COLUMNS * 10 + atoms.m * 48 + POOL_WIDTH * 48 + gathered
+    most = LARGEST_ON_GPU if atoms.device.type == "cuda" else LARGEST
+    return int(max(SMALLEST, min(most, SHARE * free_bytes(atoms.device) / each)))
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the card or here."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
