@@ -240,6 +240,24 @@ class SparseCodes:
         """(n,) number of bank spots with a weight, per query."""
         return np.diff(self.indptr)
 
+    def rows(self, part: slice) -> "SparseCodes":
+        """Some of the queries, in their order."""
+        low, high, _ = part.indices(len(self))
+        inside = slice(self.indptr[low], self.indptr[high])
+        return SparseCodes(
+            self.indptr[low : high + 1] - self.indptr[low], self.indices[inside], self.weights[inside], self.n_bank,
+            self.gap[low:high], self.passes[low:high], self.status[low:high],
+        )  # fmt: skip
+
+    def padded(self) -> tuple[Ints, Floats]:
+        """Bank rows (n, p) and weights (n, p), both 0 where a query has fewer than others."""
+        count = self.n_active
+        index = np.zeros((len(self), int(count.max(initial=0))), np.int64)
+        weights = np.zeros(index.shape, np.float32)
+        used = np.arange(index.shape[1]) < count[:, None]
+        index[used], weights[used] = self.indices, self.weights
+        return index, weights
+
     def dense(self) -> Floats:
         """(n, N) with zeros filled in; for tests and small problems."""
         out = np.zeros((len(self), self.n_bank), np.float32)

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,26 @@ def retrieve(
     gap: Annotated[
         float, typer.Option("--gap", help="Relative duality gap of every spot.", rich_help_panel=_PANEL)
     ] = 1e-4,
+    strength_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--strength-from", help="Take the strength that an earlier prediction found.", rich_help_panel=_PANEL
+        ),
+    ] = None,
+    solver: Annotated[
+        str,
+        typer.Option("--solver", metavar="working-set|dense", help="dense: FISTA over all.", rich_help_panel=_PANEL),
+    ] = "working-set",
+    bank_memory: Annotated[
+        float | None,
+        typer.Option(
+            "--bank-memory",
+            min=0,
+            metavar="GB",
+            rich_help_panel="Run",
+            help="Memory for the bank; a larger one streams from disk. Default: half of what is free.",
+        ),
+    ] = None,
     spots: opt.Spots = None,
     mpp: opt.Mpp = None,
     strict_mpp: opt.StrictMpp = False,
@@ -71,20 +92,24 @@ def retrieve(
     from genrag_cli.errors import UsageError
     from genrag_cli.pipeline.options import SlideOptions, SolveOptions
     from genrag_cli.pipeline.query_space import QuerySpace
-    from genrag_cli.pipeline.retrieve import check_fit, retrieve_slide
+    from genrag_cli.pipeline.retrieve import check_fit, retrieve_slide, strength_of
     from genrag_cli.stores.bank import Bank
 
     if expression not in ("values", "none"):
         raise UsageError(f"--expression {expression} asked", "Known: values, none")
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
     slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
-    solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap)  # type: ignore[arg-type]
-    run = make_run(listener, device=device, workers=workers, seed=seed, overwrite=overwrite, dry_run=dry_run)
+    solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap, solver)  # type: ignore[arg-type]
+    if strength_from is not None:
+        solve_options = replace(solve_options, strength=strength_of(strength_from, solve_options))
+    run = make_run(
+        listener, device=device, workers=workers, seed=seed, overwrite=overwrite, dry_run=dry_run,
+        bank_memory_gb=bank_memory,
+    )  # fmt: skip
     expect_known(backbone)
     opened = Bank.open(bank, backbone)
     loaded = load_backbone(backbone, run.device)
     check_fit(opened, loaded, slide_options)
-    space = QuerySpace.of(opened, solve_options)
     listener.say(f"{bank}: {opened.n_spots} spots of {len(opened.sections)} sections, version {opened.number}")
 
     def one(slide: Path) -> dict[str, object]:
@@ -94,8 +119,8 @@ def retrieve(
         )  # fmt: skip
         if not done.skipped:
             listener.say(
-                f"{done.path}: {done.n_spots} spots, {done.median_refs:g} references each (median), "
-                f"worst relative gap {done.worst_gap:.1e}"
+                f"{done.path}: {done.n_spots} spots solved in {done.solve_s or 0:.1f} s, {done.median_refs:g} "
+                f"references each (median), relative gap at most {done.worst_gap:.1e}, {done.mean_passes:.1f} passes"
             )
         if done.n_stalled:
             listener.warn(
@@ -104,6 +129,12 @@ def retrieve(
         return {
             "slide": str(slide), "prediction": str(done.path), "spots": done.n_spots, "skipped": done.skipped,
             "median_references": done.median_refs, "worst_gap": done.worst_gap, "stalled": done.n_stalled,
+            "mean_passes": done.mean_passes, "solve_seconds": done.solve_s,
         }  # fmt: skip
 
-    for_each_slide(slides, out, (".h5ad", ".zarr"), one, listener, as_json=json)
+    scratch = out.parent if out.suffix in (".h5ad", ".zarr") else out
+    with QuerySpace.of(opened, solve_options, run, listener, scratch=scratch) as space:
+        if space.solver.ranks.rank > 0:
+            space.solver.serve()
+            return
+        for_each_slide(slides, out, (".h5ad", ".zarr"), one, listener, as_json=json)

@@ -16,6 +16,7 @@ def make_run(
     seed: int = 0,
     overwrite: bool = False,
     dry_run: bool = False,
+    bank_memory_gb: float | None = None,
 ) -> "RunOptions":
     """Settles device and threads, and says which.
 
@@ -37,4 +38,6 @@ def make_run(
     threads = workers or allotted_cpus()
     torch.set_num_threads(threads)
     listener.say(f"device {chosen}, {threads} CPU threads")
-    return RunOptions(device=chosen, workers=threads, seed=seed, overwrite=overwrite, dry_run=dry_run)
+    return RunOptions(
+        device=chosen, workers=threads, seed=seed, overwrite=overwrite, dry_run=dry_run, bank_memory_gb=bank_memory_gb
+    )

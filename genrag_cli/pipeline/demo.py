@@ -66,10 +66,11 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
     embeddings = embed_slide(held.slide, out, backbone, options, bank.geometry, run, listener)
     listener.say(f"\n$ generag retrieve {held.slide} --spots {spots} {where} --genes all --out {out}")
     solve_options = SolveOptions()
-    done = retrieve_slide(
-        held.slide, out, bank, QuerySpace.of(bank, solve_options), backbone, slide_options=options,
-        solve_options=solve_options, genes="all", expression=True, run=run, listener=listener, argv="generag demo",
-    )  # fmt: skip
+    with QuerySpace.of(bank, solve_options, run, listener, scratch=out) as space:
+        done = retrieve_slide(
+            held.slide, out, bank, space, backbone, slide_options=options, solve_options=solve_options, genes="all",
+            expression=True, run=run, listener=listener, argv="generag demo",
+        )  # fmt: skip
     listener.say(f"\n$ generag evaluate {done.path} --truth {spots}")
     scores, prediction = evaluate_prediction(done.path, spots, allow_short=False, seed=run.seed, listener=listener)
     picture = out / f"{done.path.name.removesuffix('.h5ad')}.png"

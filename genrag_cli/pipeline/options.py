@@ -2,11 +2,15 @@
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from genrag_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from genrag_cli.retrieval.strength import StrengthRule
+
 Preset = Literal["default", "paper"]
+Solving = Literal["working-set", "dense"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,23 @@ class SolveOptions:
     gamma: float | None = None
     signed: bool = False
     gap: float = 1e-4
+    solver: Solving = "working-set"
+    strength: "StrengthRule | None" = None
+    """As an earlier prediction had it; None: found or named."""
 
     def __post_init__(self) -> None:
+        if self.solver not in ("working-set", "dense"):
+            raise UsageError(f"unknown solver {self.solver!r}", "Known: working-set, dense")
         if self.preset not in ("default", "paper"):
             raise UsageError(f"unknown preset {self.preset!r}", "Known: default, paper")
         ways = [
             n
-            for n, v in (("--active", self.active), ("--alpha", self.alpha), ("--lambda", self.lambda_))
+            for n, v in (
+                ("--active", self.active),
+                ("--alpha", self.alpha),
+                ("--lambda", self.lambda_),
+                ("--strength-from", self.strength),
+            )
             if v is not None
         ]
         if len(ways) > 1:
@@ -83,6 +97,8 @@ class RunOptions:
     seed: int = 0
     overwrite: bool = False
     dry_run: bool = False
+    bank_memory_gb: float | None = None
+    """Memory that the bank may take, else it streams from disk; None: half of what is free."""
 
 
 def expect_lengths(**lengths: float | None) -> None:

@@ -1,6 +1,9 @@
 """Bank and slide in the space where they are compared, in one place, so that both go the same way in both presets."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,16 +11,19 @@ import numpy as np
 from genrag_cli.backbones.probe import Head
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.scales import to_scale
-from genrag_cli.pipeline.derive import load_head, standardise_sections
-from genrag_cli.pipeline.options import SolveOptions
+from genrag_cli.pipeline.bank_rows import guess_spread, place_rows, row_blocks
+from genrag_cli.pipeline.derive import load_head
+from genrag_cli.pipeline.options import RunOptions, SolveOptions
+from genrag_cli.pipeline.solver import Ranks, Solver
 from genrag_cli.retrieval.dictionary import Blocks, standardise
 from genrag_cli.retrieval.objective import Strength
-from genrag_cli.retrieval.strength import FoundStrength, find_strength
+from genrag_cli.retrieval.solve import prepare
+from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
 from genrag_cli.stores.bank import Bank
-from genrag_cli.types import COUNTS, LOG1P_CP10K, Doubles, Floats, Scale
+from genrag_cli.types import COUNTS, LOG1P_CP10K, Doubles, Floats, Listener, Scale
 
 L1_RATIO = 0.9
-SEARCH_QUERIES = 64
+SEARCH_QUERIES = 160
 """Spots of a slide on which `--active` is searched."""
 WALK_ROWS = 256
 """Bank rows in memory at a time while expression is reconstructed (20 MB for 14,000 genes)."""
@@ -48,8 +54,7 @@ class SlideStatistics:
 class QuerySpace:
     """A bank as a dictionary, and how a slide's embeddings become queries to it."""
 
-    rows: Floats
-    """D' (N, d + A)."""
+    solver: Solver
     blocks: Blocks
     head: Head
     scale: Scale
@@ -58,25 +63,43 @@ class QuerySpace:
     dim: int
 
     @staticmethod
-    def of(bank: Bank, options: SolveOptions) -> "QuerySpace":
-        """Reads a bank into memory in one preset's space."""
+    @contextlib.contextmanager
+    def of(
+        bank: Bank, options: SolveOptions, run: RunOptions, listener: Listener, *, scratch: Path = Path()
+    ) -> Iterator["QuerySpace"]:
+        """A bank in one preset's space, in memory or streamed from a scratch file, here or over ranks.
+
+        Args:
+            bank: the bank.
+            options: the preset and omega.
+            run: device and memory.
+            listener: told where the bank went.
+            scratch: folder for a bank that does not fit in memory.
+        """
         default = options.preset == "default"
         scale = LOG1P_CP10K if default else COUNTS
         where = columns(bank.genes, bank.anchors)
-        anchors = np.concatenate(
-            [to_scale(counts[:, where], totals, scale).toarray() for _, counts, totals in bank.count_blocks()]
-        ).astype(np.float32)
-        embeddings = standardise_sections(bank.embeddings) if default else bank.embeddings
-        features = np.concatenate(embeddings)
         head = load_head(bank.derived, bank.version, scale)
+        dim = bank.card.dim
         if default:
             mean = bank.derived[f"genes/{scale.name}/mean"][where]
             sd = bank.derived[f"genes/{scale.name}/sd"][where]
-            guess_sd = head.predict(features).std(0, dtype=np.float64)
-            blocks = Blocks.balanced(options.weight, features.shape[1], mean, sd, guess_sd)
+            blocks = Blocks.balanced(options.weight, dim, mean, sd, guess_spread(bank, head))
         else:
-            blocks = Blocks.as_published(options.weight, anchors.shape[1])
-        return QuerySpace(blocks.rows(features, anchors), blocks, head, scale, default, features.shape[1])
+            blocks = Blocks.as_published(options.weight, len(where))
+        rows = row_blocks(bank, blocks, where, scale, standardised=default)
+        ranks = Ranks.join(run.device)
+        try:
+            share = ranks.share(bank.n_spots)
+            with place_rows(rows, dim + len(where), share, run, scratch, listener) as (atoms, streamed):
+                solver = Solver(prepare(atoms, group=ranks.group), ranks, streamed)
+                try:
+                    yield QuerySpace(solver, blocks, head, scale, default, dim)
+                finally:
+                    if ranks.rank == 0:
+                        solver.dismiss()
+        finally:
+            ranks.leave()
 
     def guess(self, embeddings: Floats, statistics: SlideStatistics) -> Floats:
         """y_init (n, A) of raw embeddings (n, d), in `scale`."""
@@ -87,7 +110,7 @@ class QuerySpace:
         features = standardise(embeddings, statistics.mean, statistics.sd) if self.standardised else embeddings
         return self.blocks.rows(features, self.guess(embeddings, statistics))
 
-    def strength(self, options: SolveOptions, sample: Floats, seed: int) -> tuple[Strength, FoundStrength | None]:
+    def strength(self, options: SolveOptions, sample: Floats, seed: int) -> tuple[StrengthRule, FoundStrength | None]:
         """The strength asked for, or the one that gives the asked number of references on a slide's sample.
 
         Args:
@@ -95,18 +118,21 @@ class QuerySpace:
             sample: (s, d + A) queries that stand for the slide; not used where a strength is named.
             seed: of the choice among them.
         """
-        m = self.rows.shape[1]
+        m = self.solver.scan.atoms.m
+        if options.strength is not None:
+            return options.strength, None
         if options.lambda_ is not None:
             gamma = (1 - L1_RATIO) / (1 + L1_RATIO) if options.gamma is None else options.gamma
-            return Strength.from_paper(options.lambda_, gamma, m), None
+            named = Strength.from_paper(options.lambda_, gamma, m)
+            return StrengthRule(named.l1, named.l2), None
         if options.alpha is not None or (options.preset == "paper" and options.active is None):
-            return Strength.from_code(0.01 if options.alpha is None else options.alpha, L1_RATIO, m), None
-        chosen = np.random.default_rng(seed).permutation(len(sample))[:SEARCH_QUERIES]
-        found = find_strength(
-            self.rows.T, sample[np.sort(chosen)].T, active=options.wanted_references, l1_ratio=L1_RATIO,
-            nonnegative=not options.signed,
+            named = Strength.from_code(0.01 if options.alpha is None else options.alpha, L1_RATIO, m)
+            return StrengthRule(named.l1, named.l2), None
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(sample))[:SEARCH_QUERIES])
+        found = self.solver.find_strength(
+            sample[chosen].T, active=options.wanted_references, l1_ratio=L1_RATIO, nonnegative=not options.signed
         )  # fmt: skip
-        return found.strength, found
+        return found.rule, found
 
 
 def bank_blocks(bank: Bank, genes: Any, scale: Scale) -> Any:

@@ -1,7 +1,7 @@
 """Slide -> grid -> embeddings -> anchors -> query -> sparse codes -> expression -> AnnData."""
 
-import dataclasses
 import platform
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,23 +11,22 @@ import numpy as np
 
 from genrag_cli._version import __version__
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.errors import BackboneError, BankError, OutputError, SlideError
+from genrag_cli.errors import BackboneError, BankError, OutputError, SlideError, UsageError
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import Prediction, read_about, write_prediction
 from genrag_cli.pipeline.embed import describe_grid, embeddings_path, ensure_embeddings, open_with_pixel_size, plan_grid
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
-from genrag_cli.pipeline.query_space import QuerySpace, SlideStatistics, bank_blocks
+from genrag_cli.pipeline.provenance import about_inputs, about_search, about_solution
+from genrag_cli.pipeline.query_space import FEWEST_TILES, QuerySpace, SlideStatistics, bank_blocks
+from genrag_cli.pipeline.solver import Solver
 from genrag_cli.reconstruction import reconstruct
-from genrag_cli.retrieval.objective import Strength
-from genrag_cli.retrieval.residuals import block_residuals
-from genrag_cli.retrieval.solve import solve
+from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
 from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, sample_rows
 from genrag_cli.stores.atomic import Parts, new_file, new_folder, tidy
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.zipped import settled
 from genrag_cli.types import (
-    Embeddings,
     Expression,
     Floats,
     Ints,
@@ -40,7 +39,7 @@ from genrag_cli.types import (
     join_codes,
 )
 
-SOLVE_BLOCK = 512
+SOLVE_BLOCK = 1024
 """Queries between two checkpoints; the codes do not depend on it."""
 THUMBNAIL_PX = 1500
 
@@ -57,6 +56,9 @@ class Retrieved:
     """None where there is no prediction (dry run)."""
     worst_gap: float | None = None
     n_stalled: int = 0
+    mean_passes: float | None = None
+    solve_s: float | None = None
+    """Seconds; None where codes were there already."""
 
 
 def retrieve_slide(
@@ -80,7 +82,7 @@ def retrieve_slide(
         path: the slide.
         out: folder, or the file to write (.h5ad or .zarr).
         bank: opened with the backbone's name.
-        space: `QuerySpace.of(bank, solve_options)`.
+        space: `QuerySpace.of(bank, solve_options, ...)`.
         backbone: loaded; must be the one that the bank was built with.
         slide_options: pixel size, spots.
         solve_options: problem and accuracy.
@@ -145,14 +147,19 @@ def retrieve_slide(
                 f"{found.median_active:g} is the most"
             )
         parts = Parts(target, fingerprint(key, strength, run.device), "codes")
-        codes = _solve(space, queries, strength, solve_options, parts, run, listener, slide.slide_id)
+        began = time.monotonic()
+        codes = _solve(space.solver, queries, strength, solve_options, parts, listener, slide.slide_id)
+        solve_s = time.monotonic() - began
+        l1, l2 = strength.of(queries.T)
+        _warn_of_median(codes, solve_options, found, listener, slide.slide_id)
         about = {
             "generag_version": __version__,
             "argv": argv,
             "key": key,
-            **_about_inputs(slide, full, bank),
-            **_about_solution(solve_options, strength, codes),
-            "active_found_on_sample": found.median_active if found else -1.0,
+            **about_inputs(slide, full, bank),
+            **about_solution(solve_options, strength, queries.T, codes),
+            **about_search(found, len(queries)),
+            **space.solver.about(),
             "slide_statistics": statistics.source,
             "centred": space.standardised,
             "bank_mean_total": float(bank.derived[f"genes/{space.scale.name}/mean"].sum()),
@@ -161,7 +168,7 @@ def retrieve_slide(
             "packages": {p: version(p) for p in ("torch", "numpy", "anndata", "zarr")},
             "python": platform.python_version(),
         }
-        morphology, anchor = block_residuals(space.rows, queries, codes, space.dim)
+        morphology, anchor = space.solver.residuals(queries, codes, space.dim)
         prediction = Prediction(
             grid=grid,
             codes=codes,
@@ -172,7 +179,7 @@ def retrieve_slide(
             scale=space.scale,
             spot_um=geometry["spot_um"],
             about=about,
-            obs={keys.MORPHOLOGY_RESIDUAL: morphology, keys.ANCHOR_RESIDUAL: anchor},
+            obs={keys.MORPHOLOGY_RESIDUAL: morphology, keys.ANCHOR_RESIDUAL: anchor, keys.L1: l1, keys.L2: l2},
             var=describe_genes(bank, chosen, space.scale),
             thumbnail=_thumbnail(slide, grid),
         )
@@ -180,8 +187,27 @@ def retrieve_slide(
         parts.clear()
     n_stalled = int((codes.status != "solved").sum())
     return Retrieved(
-        target, len(grid), False, float(np.median(codes.n_active)), float(codes.gap.max(initial=0.0)), n_stalled
-    )
+        target, len(grid), False, float(np.median(codes.n_active)), float(codes.gap.max(initial=0.0)), n_stalled,
+        float(codes.passes.mean()), solve_s,
+    )  # fmt: skip
+
+
+def strength_of(path: Path, options: SolveOptions) -> StrengthRule:
+    """The strength of an earlier prediction, for another slide or a rerun in the same space.
+
+    Raises:
+        OutputError: where the file is no prediction.
+        UsageError: where it was made in another space, so that its strength means something else.
+    """
+    about = read_about(path)
+    asked = {"preset": options.preset, "omega": options.weight, "signed": options.signed}
+    wrong = [f"{k} {about.get(k)} there, {v} here" for k, v in asked.items() if about.get(k) != v]
+    if wrong or "l1_scale" not in about:
+        raise UsageError(
+            f"--strength-from {path}: made in another space ({', '.join(wrong) or 'no strength is recorded'})",
+            "Give the same --preset, --omega and --signed, or leave --strength-from out.",
+        )
+    return StrengthRule(float(about["l1_scale"]), float(about["l2_scale"]), float(about["l1_power"]))
 
 
 def write_expression(
@@ -258,12 +284,11 @@ def _embed_sample(
 
 
 def _solve(
-    space: QuerySpace, queries: Floats, strength: Strength, options: SolveOptions, parts: Parts, run: RunOptions,
-    listener: Listener, slide_id: str,
+    solver: Solver, queries: Floats, strength: StrengthRule, options: SolveOptions, parts: Parts, listener: Listener,
+    slide_id: str,
 ) -> SparseCodes:  # fmt: skip
     """Codes of all queries, in checkpointed blocks."""
     done, blocks = 0, []
-    dictionary = space.rows.T
 
     def tell(more: int) -> None:
         nonlocal done
@@ -273,53 +298,27 @@ def _solve(
     for number, low in enumerate(range(0, len(queries), SOLVE_BLOCK)):
         block = queries[low : low + SOLVE_BLOCK]
         if not parts.has(number):
-            codes = solve(
-                dictionary, block.T, l1=strength.l1, l2=strength.l2, nonnegative=not options.signed, gap=options.gap,
-                device=run.device, on_progress=tell,
+            l1, l2 = strength.of(block.T)
+            codes = solver.solve(
+                block.T, l1=l1, l2=l2, nonnegative=not options.signed, gap=options.gap, method=options.solver,
+                on_progress=tell,
             )  # fmt: skip
             parts.write(number, **{k: v for k, v in vars(codes).items() if k != "n_bank"})
         else:
             tell(len(block))
-        blocks.append(SparseCodes(n_bank=len(space.rows), **parts.read(number)))
+        blocks.append(SparseCodes(n_bank=solver.scan.n, **parts.read(number)))
     return join_codes(blocks)
 
 
-def _about_inputs(slide: Slide, embeddings: Embeddings, bank: Bank) -> dict[str, Any]:
-    size = embeddings.grid.pixel_size
-    return {
-        "slide": slide.path.name,
-        "slide_digest": slide.digest(),
-        "slide_size": list(slide.size),
-        "slide_reader": slide.reader,
-        "mpp": float(size.mpp),
-        "mpp_source": size.source,
-        "mpp_others": [list(o) for o in size.others],
-        "fov_um": float(embeddings.grid.fov_um),
-        "pitch_um": float(embeddings.grid.pitch_um),
-        "backbone": dataclasses.asdict(embeddings.card),
-        "bank": str(bank.folder.resolve()),
-        "bank_fingerprint": bank.fingerprint,
-        "bank_version": bank.version["version"],
-        "coordinates": "x, y of spot centres in level-0 px",
-    }
-
-
-def _about_solution(options: SolveOptions, strength: Strength, codes: SparseCodes) -> dict[str, Any]:
-    return {
-        "preset": options.preset,
-        "omega": options.weight,
-        "signed": options.signed,
-        "gap_asked": options.gap,
-        "gap_worst": float(codes.gap.max(initial=0.0)),
-        "n_stalled": int((codes.status != "solved").sum()),
-        "l1": strength.l1,
-        "l2": strength.l2,
-        "lambda": strength.lambda_,
-        "gamma": strength.gamma,
-        "alpha": strength.alpha,
-        "l1_ratio": strength.l1_ratio,
-        "median_references": float(np.median(codes.n_active)) if len(codes) else 0.0,
-    }
+def _warn_of_median(
+    codes: SparseCodes, options: SolveOptions, found: FoundStrength | None, listener: Listener, slide_id: str
+) -> None:
+    """Says where the search missed what was asked by more than a tenth."""
+    if not len(codes):
+        return
+    median, wanted = float(np.median(codes.n_active)), options.wanted_references
+    if found and found.reached and len(codes) >= FEWEST_TILES and abs(median - wanted) > 0.1 * wanted:
+        listener.warn(f"{slide_id}: {wanted} references in the median were asked, the strength found gives {median:g}")
 
 
 def _thumbnail(slide: Slide, grid: TileGrid) -> tuple[Any, float]:

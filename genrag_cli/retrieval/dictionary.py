@@ -83,6 +83,9 @@ class Blocks:
             raise SolverError(
                 f"{features.shape} features, {anchors.shape} anchors given; {len(self.anchor_centre)} anchors expected"
             )
-        f = np.sqrt(self.omega) * self.feature_scale * features
-        y = np.sqrt(1 - self.omega) * self.anchor_scale * (anchors - self.anchor_centre)
-        return np.concatenate([f, y], axis=1).astype(np.float32)
+        d = features.shape[1]
+        out = np.empty((len(features), d + anchors.shape[1]), np.float32)
+        np.multiply(features, np.float32(np.sqrt(self.omega) * self.feature_scale), out=out[:, :d])
+        np.subtract(anchors, self.anchor_centre.astype(np.float32), out=out[:, d:])
+        out[:, d:] *= (np.sqrt(1 - self.omega) * self.anchor_scale).astype(np.float32)
+        return out

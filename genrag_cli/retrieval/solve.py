@@ -84,7 +84,7 @@ def solve(
     work = _dense(scan, gap, max_iter) if method == "dense" else _sets(scan, batch, gap, max_iter)
 
     def one(part: slice, tell: Callable[[int], None]) -> SparseCodes:
-        warm = None if start is None else _rows_of(start, part)
+        warm = None if start is None else start.rows(part)
         return pack_codes(work(batch.rows(torch.arange(part.start, part.stop)), warm, tell), scan.n, gap)
 
     parts = list(_in_chunks(n, chunk or chunk_for(scan.atoms), one, on_progress))
@@ -135,7 +135,7 @@ def _sets(scan: Scan, batch: Batch, gap: float, max_iter: int) -> Work:
         )
 
     def work(some: Batch, start: SparseCodes | None, tell: Callable[[int], None]) -> Solved:
-        warm = None if start is None else _padded(start, some.b.device)
+        warm = None if start is None else _on(some.b.device, *start.padded())
         return solve_working_set(
             scan, some, gap=gap, max_rounds=min(max_iter, MAX_ROUNDS), start=warm, on_solved=tell
         )  # fmt: skip
@@ -236,25 +236,5 @@ def _per_query(what: str, value: float | Array, n: int, like: Tensor) -> Tensor:
     return tensor.expand(n).contiguous()
 
 
-def _rows_of(codes: SparseCodes, part: slice) -> SparseCodes:
-    """Some of the queries."""
-    low, high = codes.indptr[part.start], codes.indptr[part.stop]
-    return SparseCodes(
-        indptr=codes.indptr[part.start : part.stop + 1] - low,
-        indices=codes.indices[low:high],
-        weights=codes.weights[low:high],
-        n_bank=codes.n_bank,
-        gap=codes.gap[part],
-        passes=codes.passes[part],
-        status=codes.status[part],
-    )
-
-
-def _padded(codes: SparseCodes, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Bank rows and weights (q, p), 0 where a query has fewer than others."""
-    count = np.diff(codes.indptr)
-    index = np.zeros((len(codes), int(count.max(initial=0))), np.int64)
-    weights = np.zeros(index.shape, np.float32)
-    used = np.arange(index.shape[1]) < count[:, None]
-    index[used], weights[used] = codes.indices, codes.weights
+def _on(device: torch.device, index: NDArray[np.int64], weights: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(index).to(device), torch.from_numpy(weights).to(device)

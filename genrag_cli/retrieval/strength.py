@@ -1,12 +1,13 @@
 """Strengths for queries: the same for all or by size, the one that gives a wanted number of references, and paths.
 
-A query's l1 is scale x |b|^power. Power 0 is one strength for all. With power 1/2, supports are even in every space
-that was measured (within 35 to 65 for 95 % of fresh queries at a median of 50, where power 0 and 1 leave up to 10 %
-outside and a fraction of each query's own maximum 35 %). This module does not choose which queries stand for a slide.
+A query's penalties are a scale times |b|^power. Power 0 is one strength for all. With power 1/2, supports are even in
+every space that was measured (within 35 to 65 for 95 % of fresh queries at a median of 50, where powers 0 and 1 leave
+up to 10 % outside, and a fraction of each query's own maximum 35 %). This module does not choose which queries stand
+for a slide.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,30 +38,30 @@ Found = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class StrengthRule:
-    """l1 of a query b = scale x |b|^power; l2 = l1 (1 - l1_ratio) / l1_ratio.
+    """Penalties of a query b: `l1` x |b|^`power` and `l2` x |b|^`power`.
 
     Raises:
         UsageError: for values out of range.
     """
 
-    scale: float
-    power: float
-    l1_ratio: float
+    l1: float
+    l2: float
+    power: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.scale < np.inf and 0 <= self.power <= 1):
-            raise UsageError(f"strength {self.scale:g} x |b|^{self.power:g} asked; scale >= 0, power 0..1 are possible")
-        if not 0 < self.l1_ratio <= 1:
-            raise UsageError(f"l1_ratio {self.l1_ratio} asked; 0 < l1_ratio <= 1 is possible")
+        if not (0 <= self.l1 < np.inf and 0 <= self.l2 < np.inf and 0 <= self.power <= 1):
+            raise UsageError(
+                f"l1 {self.l1:g}, l2 {self.l2:g}, power {self.power:g} asked; l1, l2 >= 0 and power 0..1 are possible"
+            )
 
-    def l1(self, queries: Floats) -> Floats:
-        """(n,) of queries (m, n)."""
-        size = np.linalg.norm(np.asarray(queries, np.float64), axis=0)
-        return np.asarray(self.scale * size**self.power, np.float32)
+    def scaled(self, factor: float) -> "StrengthRule":
+        """The same shape, stronger or weaker."""
+        return StrengthRule(self.l1 * factor, self.l2 * factor, self.power)
 
-    def l2(self, queries: Floats) -> Floats:
-        """(n,) of queries (m, n)."""
-        return np.asarray(self.l1(queries) * ((1 - self.l1_ratio) / self.l1_ratio), np.float32)
+    def of(self, queries: Floats) -> tuple[Floats, Floats]:
+        """l1 (n,) and l2 (n,) of queries (m, n)."""
+        size = np.linalg.norm(np.asarray(queries, np.float64), axis=0) ** self.power
+        return np.asarray(self.l1 * size, np.float32), np.asarray(self.l2 * size, np.float32)
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,17 @@ def find_strength(
     """
     if active < 1:
         raise UsageError(f"--active {active} asked; at least 1 is possible")
-    rule = StrengthRule(1.0, power, l1_ratio)
+    if not 0 < l1_ratio <= 1:
+        raise UsageError(f"l1_ratio {l1_ratio} asked; 0 < l1_ratio <= 1 is possible when --active decides")
+    ratio = (1 - l1_ratio) / l1_ratio
+    rule = StrengthRule(1.0, ratio, power)
     rows = torch.as_tensor(np.ascontiguousarray(np.asarray(queries, np.float32).T)).to(scan.atoms.device)
     few = rows[: min(FEW, len(rows))]
-    sizes = torch.as_tensor(rule.l1(queries)).to(rows.device)
+    sizes = torch.as_tensor(rule.of(queries)[0]).to(rows.device)
     top = _largest(scan, few, sizes[: len(few)], nonnegative)
     if top <= 0:
         return FoundStrength(rule, 0.0, len(rows), False, 0.0)
-    search, cost, ratio = _Search(top), 0.0, (1 - l1_ratio) / l1_ratio
+    search, cost = _Search(top), 0.0
 
     def count(where: Scan, b: Tensor, start: Found | None) -> tuple[float, Found]:
         nonlocal cost
@@ -131,9 +135,9 @@ def find_strength(
             break
     else:
         # The last line through what was counted is nearer than any count.
-        return FoundStrength(replace(rule, scale=search.scale), n_active, len(rows), True, cost)
+        return FoundStrength(rule.scaled(search.scale), n_active, len(rows), True, cost)
     reached = n_active >= active - search.close(active)
-    return FoundStrength(replace(rule, scale=search.scale), n_active, len(rows), reached, cost)
+    return FoundStrength(rule.scaled(search.scale), n_active, len(rows), reached, cost)
 
 
 class _Search:
@@ -188,18 +192,17 @@ def solve_path(
     Args:
         scan: the bank, from `prepare`.
         queries: (m, n).
-        rules: strengths of one power and one l1_ratio, in any order.
+        rules: strengths of one power, in any order.
         nonnegative: one-sided problem.
         gap: relative duality gap of every query at every strength.
 
     Yields:
         rules with their codes, in falling order of strength.
     """
-    if len({(r.power, r.l1_ratio) for r in rules}) > 1:
-        raise SolverError("a path goes over strengths of one power and one l1_ratio")
+    if len({r.power for r in rules}) > 1:
+        raise SolverError("a path goes over strengths of one power")
     codes: SparseCodes | None = None
-    for rule in sorted(rules, key=lambda r: -r.scale):
-        codes = solve(
-            scan, queries, l1=rule.l1(queries), l2=rule.l2(queries), nonnegative=nonnegative, gap=gap, start=codes
-        )  # fmt: skip
+    for rule in sorted(rules, key=lambda r: -r.l1):
+        l1, l2 = rule.of(queries)
+        codes = solve(scan, queries, l1=l1, l2=l2, nonnegative=nonnegative, gap=gap, start=codes)
         yield rule, codes

@@ -154,15 +154,13 @@ class Bank:
                 parts.append(np.char.add(entry["name"] + "/", read_index(group, "obs")))
         return np.concatenate(parts)
 
-    @cached_property
-    def embeddings(self) -> list[Floats]:
-        """One (n, d) array per section, as the backbone gave them."""
+    @property
+    def embeddings(self) -> Iterator[Floats]:
+        """One (n, d) array per section, as the backbone gave them, read as they are asked for."""
         files = self.manifest["backbones"][self.backbone]["sections"]
-        out = []
         for entry in self.sections:
             with opened(self.folder / files[entry["name"]]["file"]) as group:
-                out.append(np.asarray(group[f"obsm/{self.backbone}"][...], np.float32))
-        return out
+                yield np.asarray(group[f"obsm/{self.backbone}"][...], np.float32)
 
     @cached_property
     def derived(self) -> dict[str, NDArray[Any]]:
