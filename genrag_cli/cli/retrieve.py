@@ -1,5 +1,6 @@
 """`generag retrieve`."""
 
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -97,7 +98,7 @@ def retrieve(
 
     if expression not in ("values", "none"):
         raise UsageError(f"--expression {expression} asked", "Known: values, none")
-    listener = ConsoleListener(quiet=quiet, verbose=verbose)
+    listener = ConsoleListener(quiet=quiet or os.environ.get("RANK", "0") != "0", verbose=verbose)
     slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
     solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap, solver)  # type: ignore[arg-type]
     if strength_from is not None:

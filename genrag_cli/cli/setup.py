@@ -1,5 +1,6 @@
 """From parsed options to what a pipeline takes: device, threads, listener, loaded backbone."""
 
+import os
 from typing import TYPE_CHECKING
 
 from genrag_cli.cli.console import ConsoleListener
@@ -35,7 +36,8 @@ def make_run(
         raise UsageError(
             f"device {chosen} cannot be used: {str(error).splitlines()[0]}", "Use --device cpu, or leave --device out."
         ) from error
-    threads = workers or allotted_cpus()
+    # Ranks on one machine share its CPUs.
+    threads = workers or max(1, allotted_cpus() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     torch.set_num_threads(threads)
     listener.say(f"device {chosen}, {threads} CPU threads")
     return RunOptions(

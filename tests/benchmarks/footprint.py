@@ -10,8 +10,8 @@ Python and the libraries, which the column `at start` shows together with the in
 """
 
 import argparse
+import contextlib
 import json
-import pickle
 import resource
 import subprocess
 import sys
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from setting import HER2ST, describe_machine, format_table, slide_of
 
 BACKBONE = "lite0"
@@ -111,8 +112,6 @@ def peak_mb() -> int:
 
 
 def prepare(asked: argparse.Namespace) -> dict[str, Any]:
-    """Makes the bank, the slide and its spots, where they are not there yet."""
-    import numpy as np
 
     from genrag_cli.backbones.registry import load_backbone
     from genrag_cli.cohorts import open_cohort
@@ -150,8 +149,6 @@ def bank_folder(asked: argparse.Namespace) -> Path:
 
 
 def enlarge(base: Any, folder: Path, n_spots: int) -> None:
-    """Writes a bank of resampled sections beside, and moves it to `folder` when it is whole."""
-    import numpy as np
     import scipy.sparse as sp
     from scipy.spatial import cKDTree
 
@@ -165,9 +162,10 @@ def enlarge(base: Any, folder: Path, n_spots: int) -> None:
     writer = BankWriter(making)
     if writer.is_new:
         writer.create(genes=base.genes, gene_ids=None, geometry=base.geometry, train="resampled")
+    known = list(base.embeddings)
     embeddings, names, left = [], [], n_spots
     while left:
-        entry, values = base.sections[len(names) % len(base.sections)], base.embeddings[len(names) % len(base.sections)]
+        entry, values = base.sections[len(names) % len(base.sections)], known[len(names) % len(base.sections)]
         source = SectionReader.open(base.folder, entry)
         n, name = min(SECTION_SPOTS, left), f"{entry['name']}-{len(names)}"
         one = random.integers(len(source.names), size=n)
@@ -252,41 +250,44 @@ def open_bank(asked: argparse.Namespace) -> dict[str, Any]:
     from genrag_cli.pipeline.query_space import QuerySpace, SlideStatistics
     from genrag_cli.stores.bank import Bank
     from genrag_cli.stores.embeddings import read_embeddings
+    from genrag_cli.types import Listener
 
-    run_options()
+    run = run_options()
     values = read_embeddings(next((asked.work / "out").glob("*.spots.zarr.zip"))).values
     kept: list[Any] = []
 
     def work() -> str:
         bank = Bank.open(bank_folder(asked), BACKBONE)
-        kept.extend([bank, QuerySpace.of(bank, SolveOptions())])
-        return f"dictionary {kept[1].rows.shape[1]} x {kept[1].rows.shape[0]}"
+        space = stack.enter_context(QuerySpace.of(bank, SolveOptions(), run, Listener(), scratch=asked.work))
+        kept.extend([bank, space])
+        return f"dictionary {space.solver.scan.atoms.m} x {space.solver.scan.n}"
 
-    found = measure(work)
-    bank, space = kept
-    queries = space.queries(values, SlideStatistics.of(values, bank))
-    with (asked.work / "space.pickle").open("wb") as sink:
-        pickle.dump((space, queries), sink, protocol=5)
+    with contextlib.ExitStack() as stack:
+        found = measure(work)
+        bank, space = kept
+        queries = space.queries(values, SlideStatistics.of(values, bank))
+        np.savez(asked.work / "space.npz", rows=space.solver.scan.atoms.rows.numpy(), queries=queries)
     return found
 
 
 def load_space(asked: argparse.Namespace) -> tuple[Any, Any]:
-    """What `open_bank` kept."""
-    with (asked.work / "space.pickle").open("rb") as source:
-        space, queries = pickle.load(source)
-    return space, queries
+    """The dictionary's rows and the queries that `open_bank` kept."""
+    with np.load(asked.work / "space.npz") as source:
+        return source["rows"], source["queries"]
 
 
 def search(asked: argparse.Namespace) -> dict[str, Any]:
     """The strength that gives 50 references."""
-    from genrag_cli.pipeline.options import SolveOptions
+    from genrag_cli.pipeline.query_space import SEARCH_QUERIES
+    from genrag_cli.retrieval import prepare
+    from genrag_cli.retrieval.strength import find_strength
 
     run_options()
-    space, queries = load_space(asked)
+    rows, queries = load_space(asked)
 
     def work() -> str:
-        strength, found = space.strength(SolveOptions(), queries, 0)
-        (asked.work / "strength.json").write_text(json.dumps([strength.l1, strength.l2]))
+        found = find_strength(prepare(rows.T), queries[:SEARCH_QUERIES].T, active=50)
+        (asked.work / "strength.json").write_text(json.dumps([found.rule.l1, found.rule.l2, found.rule.power]))
         return f"{found.median_active:g} references in the median"
 
     return measure(work)
@@ -294,16 +295,15 @@ def search(asked: argparse.Namespace) -> dict[str, Any]:
 
 def solve_all(asked: argparse.Namespace) -> dict[str, Any]:
     """All queries to a gap of 1e-4."""
-    import numpy as np
-
     from genrag_cli.retrieval import solve
+    from genrag_cli.retrieval.strength import StrengthRule
 
     run_options()
-    space, queries = load_space(asked)
-    l1, l2 = json.loads((asked.work / "strength.json").read_text())
+    rows, queries = load_space(asked)
+    l1, l2 = StrengthRule(*json.loads((asked.work / "strength.json").read_text())).of(queries.T)
 
     def work() -> str:
-        codes = solve(space.rows.T, queries.T, l1=l1, l2=l2, nonnegative=True, gap=1e-4)
+        codes = solve(rows.T, queries.T, l1=l1, l2=l2, nonnegative=True, gap=1e-4)
         return (
             f"{codes.n_active.mean():.1f} references in the mean, {np.median(codes.passes):g} passes in the median, "
             f"worst gap {codes.gap.max():.1e}, {int((codes.status != 'solved').sum())} stalled"
@@ -329,10 +329,11 @@ def retrieve(asked: argparse.Namespace, name: str = "retrieved", fresh: bool = F
 
     def work() -> str:
         bank = Bank.open(bank_folder(asked), BACKBONE)
-        done = retrieve_slide(
-            slide, target, bank, QuerySpace.of(bank, SolveOptions()), backbone, slide_options=options,
-            solve_options=SolveOptions(), genes=asked.write_genes, expression=values, run=run, listener=Listener(),
-        )  # fmt: skip
+        with QuerySpace.of(bank, SolveOptions(), run, Listener(), scratch=out) as space:
+            done = retrieve_slide(
+                slide, target, bank, space, backbone, slide_options=options, solve_options=SolveOptions(),
+                genes=asked.write_genes, expression=values, run=run, listener=Listener(),
+            )  # fmt: skip
         size = done.path.stat().st_size / 1e6
         return f"{done.median_refs:g} references in the median, {done.n_stalled} stalled; file of {size:.0f} MB"
 

@@ -144,11 +144,11 @@ def run_preset(fold: Fold, preset: str, work: Path, backbone: Backbone, run: Run
     path.unlink(missing_ok=True)  # so that the seconds are of this run; embeddings of an earlier one are reused
     options = SolveOptions(preset=preset)  # type: ignore[arg-type]
     watch, began = Stopwatch(), time.monotonic()
-    done = retrieve_slide(
-        fold.slide, path, fold.bank, QuerySpace.of(fold.bank, options), backbone,
-        slide_options=SlideOptions(spots=fold.truth), solve_options=options, genes="all", expression=True, run=run,
-        listener=watch,
-    )  # fmt: skip
+    with QuerySpace.of(fold.bank, options, run, watch, scratch=out) as space:
+        done = retrieve_slide(
+            fold.slide, path, fold.bank, space, backbone, slide_options=SlideOptions(spots=fold.truth),
+            solve_options=options, genes="all", expression=True, run=run, listener=watch,
+        )  # fmt: skip
     total = time.monotonic() - began
     stored = read_prediction(path)
     features = slide_features(fold, out, backbone.card.name)
@@ -200,14 +200,16 @@ def average_neighbours(bank: Bank, features: Floats, scale: Scale) -> Floats:
     """Mean expression of the 50 bank spots whose standardised embeddings are nearest (Euclidean)."""
     from scipy.spatial.distance import cdist
 
-    nearest = cdist(features, np.concatenate(standardise_sections(bank.embeddings))).argsort(axis=1)[:, :N_NEIGHBOURS]
+    nearest = cdist(features, np.concatenate(standardise_sections(list(bank.embeddings)))).argsort(axis=1)[
+        :, :N_NEIGHBOURS
+    ]
     expression = bank_expression(bank, scale)
     return np.stack([np.asarray(expression[rows].mean(axis=0)).ravel() for rows in nearest]).astype(np.float32)
 
 
 def regress_all(fold: Fold, features: Floats, scale: Scale) -> Floats:
     """The head's own regression, to every gene of the bank instead of the anchors."""
-    rows = np.concatenate(standardise_sections(fold.bank.embeddings))
+    rows = np.concatenate(standardise_sections(list(fold.bank.embeddings)))
     head = fit_head(rows, bank_expression(fold.bank, scale), fold.groups, rule=fold.rule)
     return head.predict(features)
 

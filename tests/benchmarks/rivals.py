@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from meter import Measured
 from numpy.typing import NDArray
 
 Floats = NDArray[Any]
@@ -35,25 +36,16 @@ class Problem:
     """One dictionary with its penalties.
 
     Args:
-        atoms: (N, m) float32, one row per bank spot.
+        atoms: (N, m) float32, one row per bank spot: an array, or for our own solver a store that is read by slices.
         l1: weight of |a|_1.
         l2: weight of |a|^2 / 2.
         nonnegative: a >= 0, or signed.
     """
 
-    atoms: Floats
+    atoms: Any
     l1: float
     l2: float
     nonnegative: bool
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What came out of a piece of work, how long it took, and the memory that it needed at most (None: unknown)."""
-
-    result: Any
-    seconds: float
-    peak_mb: float | None
 
 
 Measure = Callable[[Callable[[], Any]], Measured]

@@ -1,6 +1,7 @@
 """The solver on realistic problems: looks at the bank, seconds, gap by definition, memory, and other solvers beside it.
 
     python tests/benchmarks/solver.py [--n 13000] [--variant std raw l2] [--gaps 1e-4 1e-6] [--queries 256] [--json]
+    python tests/benchmarks/solver.py --stream --n 1000000 --variant std [--scratch FOLDER --keep]
 
 Problems come from `tools/solver_problems.py` of the shared data (real anchor genes, made-up embeddings), or --problem.
 All queries of a cell share one strength: l1 = rho times the median over queries of max_j D_j'b, l2 = l1 / 9.
@@ -10,6 +11,11 @@ product D'R over the whole bank in float32, measured just before and after: what
 here. Gaps are recomputed in float64 from the weights by the definition, in code that shares nothing with the solver.
 Memory is the resident high-water mark above the problem itself.
 
+With --stream, and from 500,000 spots on in any case, the bank stays on disk (Zarr, 8,192 spots a chunk, not compressed)
+and the seconds are those of `prepare` and `solve` together, reading included. The dense pass is then the product of one
+chunk in memory times the number of chunks; `pass from disk` reads the chunks as the solver does. What the system keeps
+of the files in memory counts as nobody's.
+
 Rivals see a few of the same queries: scikit-learn, celer and skglm one by one, each at the loosest tolerance of
 1e-1 ... 1e-10 with which all of these reach the asked gap, in float32 where that suffices; published FISTA as one
 batch, with a rule of its own. `times ours` is their time per query over ours, whose queries are solved together. A
@@ -17,39 +23,36 @@ rival's `stalled` counts queries above the gap.
 """
 
 import argparse
-import ctypes
-import gc
-import importlib.util
 import json
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import problems
 import rivals
-import scipy.sparse as sp
 import torch
+from gaps import Codes, relative_gaps
+from meter import Meter, best_ms, highest, load_average
 from numpy.typing import NDArray
-from rivals import Found, Measured, Problem
-from setting import REPOSITORY, describe_machine, format_table
+from rivals import Found, Problem
+from setting import describe_machine, format_table
 
-from genrag_cli.retrieval import solve
+from genrag_cli.retrieval import StreamedAtoms, prepare, solve
 from genrag_cli.types import SparseCodes
 
-TOOL = REPOSITORY.parent / "shared" / "tools" / "solver_problems.py"
 RHO = {"raw": 0.2, "l2": 0.1, "std": 0.25}
 """Strengths that give about 50 references."""
 L1_RATIO = 0.9
-PASS_REPEATS = 5
-COLUMN_BLOCK, QUERY_BLOCK = 4096, 64
+PASS_REPEATS, DISK_REPEATS = 5, 1
+COLUMN_BLOCK = 4096
 LARGEST_OUTPUT = 2**26
 """Numbers of a dense pass's result that are kept at once (256 MB)."""
+ALWAYS_STREAMED = 500_000
+"""Bank spots from which on a problem is not held in memory."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,26 @@ class Cell:
     problem: Problem
     queries: NDArray[np.float32]
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the dictionary stays on disk."""
+        return not isinstance(self.problem.atoms, np.ndarray)
+
     def facts(self) -> dict[str, Any]:
         """What identifies it, for JSON."""
         n, m = self.problem.atoms.shape
         return {
             "n": n, "m": m, "variant": self.variant, "signed": not self.problem.nonnegative, "seed": self.seed,
-            "rho": self.rho, "l1": self.problem.l1, "l2": self.problem.l2,
+            "rho": self.rho, "l1": self.problem.l1, "l2": self.problem.l2, "streamed": self.streamed,
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Milliseconds of one dense product: the product alone, and with reading where the dictionary is on disk."""
+
+    alone: float
+    from_disk: float | None = None
 
 
 def main() -> None:
@@ -108,6 +124,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--rho", type=float, help=f"strength; default {RHO}")
     parser.add_argument("--problem", type=Path, help="npz with dictionary (m, N), queries (m, Q), perhaps l1 and l2")
     parser.add_argument("--npz", type=Path, help="write the (one) problem there and stop")
+    parser.add_argument(
+        "--stream", action="store_true", help=f"bank on disk; always so from N = {ALWAYS_STREAMED:,} on"
+    )
+    parser.add_argument("--scratch", type=Path, help="folder for banks on disk; one that is there and whole is reused")
+    parser.add_argument("--keep", action="store_true", help="leave the banks that were made in --scratch")
     parser.add_argument("--json", action="store_true", help="one object per solver and gap, one per line")
     asked = parser.parse_args()
     asked.n, asked.variant = asked.n or [13_000], asked.variant or ["std", "raw", "l2"]
@@ -115,14 +136,13 @@ def read_arguments() -> argparse.Namespace:
     asked.rival_queries = min(asked.rival_queries, asked.queries)
     if asked.npz and not asked.problem and len(asked.n) * len(asked.variant) > 1:
         parser.error("--npz writes one problem: give one --n and one --variant")
-    if not asked.problem and not TOOL.exists():
-        parser.error(f"{TOOL} is not there: give a problem with --problem")
+    if (asked.problem or asked.npz) and (asked.stream or max(asked.n) >= ALWAYS_STREAMED):
+        parser.error("--problem and --npz are for banks in memory")
+    if asked.keep and not asked.scratch:
+        parser.error("--keep needs --scratch")
+    if not asked.problem and not problems.TOOL.exists():
+        parser.error(f"{problems.TOOL} is not there: give a problem with --problem")
     return asked
-
-
-def load_average() -> float | None:
-    """How busy the machine is: a core that somebody else uses slows a dense pass and a solver by different factors."""
-    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def say(text: str) -> None:
@@ -132,19 +152,30 @@ def say(text: str) -> None:
 
 def run_source(variant: str, n: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Makes or reads a problem and runs it; it is let go before the next one is made."""
-    kept = load(asked.problem) if asked.problem else make(n, variant, asked.seed)
-    if kept["queries"].shape[1] < asked.queries:
-        sys.exit(f"--queries {asked.queries}: the problem has {kept['queries'].shape[1]}")
+    if asked.stream or n >= ALWAYS_STREAMED:
+        with problems.stored(n, variant, asked.seed, asked.scratch, asked.keep) as (bank, queries):
+            yield from run_problem(variant, bank, queries, {}, asked)
+        return
+    kept = problems.load(asked.problem) if asked.problem else problems.make(n, variant, asked.seed)
     # Rows of spots, as the pipeline holds a bank; the solver is given its transpose, which costs no copy.
     atoms = np.ascontiguousarray(kept.pop("dictionary").T, dtype=np.float32)
-    queries = np.ascontiguousarray(kept.pop("queries").T[: asked.queries], dtype=np.float32)
-    if "l1" in kept and not asked.rho:
-        rho, l1, l2 = None, float(kept["l1"]), float(kept["l2"])
+    yield from run_problem(variant, atoms, kept.pop("queries").T, kept, asked)
+
+
+def run_problem(
+    variant: str, atoms: Any, queries: NDArray[Any], given: dict[str, Any], asked: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Runs one dictionary (N, m) with queries (Q, m), for both signs where both are asked for."""
+    if len(queries) < asked.queries:
+        sys.exit(f"--queries {asked.queries}: the problem has {len(queries)}")
+    queries = np.ascontiguousarray(queries[: asked.queries], dtype=np.float32)
+    if "l1" in given and not asked.rho:
+        rho, l1, l2 = None, float(given["l1"]), float(given["l2"])
     else:
         rho = asked.rho or RHO.get(variant)
         if rho is None:
             sys.exit(f"{asked.problem} has no l1: give --rho")
-        l1 = rho * float(np.median((atoms @ queries.T).max(0)))
+        l1 = rho * float(np.median(largest_products(atoms, queries)))
         l2 = l1 * (1 - L1_RATIO) / L1_RATIO
     if asked.npz:
         np.savez(asked.npz, dictionary=atoms.T, queries=queries.T, l1=l1, l2=l2)
@@ -155,28 +186,23 @@ def run_source(variant: str, n: int, asked: argparse.Namespace) -> Iterator[dict
         yield from run_cell(Cell(variant, None if asked.problem else asked.seed, rho, problem, queries), asked)
 
 
-def make(n: int, variant: str, seed: int) -> dict[str, Any]:
-    """A problem of the shared tool."""
-    spec = importlib.util.spec_from_file_location("solver_problems", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    dictionary, queries = tool.problem(n, variant, seed)
-    return {"dictionary": dictionary, "queries": queries}
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A problem written by --npz, or by the shared tool."""
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files}
+def largest_products(atoms: Any, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """max_j D_j'b of every query, from the same products wherever the dictionary is."""
+    best = np.full(len(queries), -np.inf, np.float32)
+    for low in range(0, atoms.shape[0], problems.ROWS):
+        best = np.maximum(best, (atoms[low : low + problems.ROWS] @ queries.T).max(0))
+    return best
 
 
 def ours(problem: Problem, queries: NDArray[np.float32], gap: float) -> SparseCodes:
-    """The front door over a dictionary in memory."""
-    return solve(
-        problem.atoms.T, queries.T, l1=problem.l1, l2=problem.l2, nonnegative=problem.nonnegative, gap=gap
-    )  # fmt: skip
+    """The front door, over a dictionary in memory or on disk."""
+    bank = problem.atoms.T if isinstance(problem.atoms, np.ndarray) else prepare(as_read(problem.atoms))
+    return solve(bank, queries.T, l1=problem.l1, l2=problem.l2, nonnegative=problem.nonnegative, gap=gap)
+
+
+def as_read(bank: Any) -> StreamedAtoms:
+    """A dictionary (N, m) on disk."""
+    return StreamedAtoms(*bank.shape, lambda low, high: bank[low:high], block=problems.ROWS)
 
 
 OURS: dict[str, Callable[[Problem, NDArray[np.float32], float], SparseCodes]] = {"generag": ours}
@@ -194,7 +220,9 @@ def run_cell(cell: Cell, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
             per_query.setdefault(gap, line["ms_per_query"])
             pass_ms = min(pass_ms, line["dense_pass_ms"])
             yield line
-    for name in asked.rivals:
+    if cell.streamed and asked.rivals:
+        say("  rivals need the dictionary in memory: none is run")
+    for name in [] if cell.streamed else asked.rivals:
         if not rivals.is_installed(name):
             say(f"  {name}: not installed")
             yield {**cell.facts(), "solver": name, "missing": True}
@@ -227,13 +255,15 @@ def run_rival(cell: Cell, name: str, asked: argparse.Namespace) -> dict[float, t
 
 def run_ours(cell: Cell, name: str, solver: Callable[..., SparseCodes], gap: float) -> dict[str, Any]:
     """Our solver on all queries: best of three, between two measurements of a dense pass."""
-    passes_ms = [dense_pass_ms(cell)]
+    looks = [dense_pass(cell)]
     measure = Meter()
     runs = [measure(lambda: solver(cell.problem, cell.queries, gap)) for _ in range(rivals.REPEATS)]
-    passes_ms.append(dense_pass_ms(cell))
+    looks.append(dense_pass(cell))
+    passes_ms, from_disk = [look.alone for look in looks], [look.from_disk for look in looks]
+    disk_ms = min(from_disk) if cell.streamed else None
     codes: SparseCodes = runs[-1].result
-    weights = sp.csr_matrix((codes.weights, codes.indices, codes.indptr), (len(codes), codes.n_bank))
-    gaps = gaps_by_definition(cell.problem, cell.queries, weights)
+    problem, found = cell.problem, Codes(codes.indptr, codes.indices, codes.weights)
+    gaps = relative_gaps(problem.atoms, cell.queries, found, problem.l1, problem.l2, problem.nonnegative)
     best = min(run.seconds for run in runs)
     say(f"  {name} {gap:g}: {best:.2f} s, pass {min(passes_ms):.0f} ms, worst gap {gaps.max():.2e}")
     return {
@@ -241,6 +271,8 @@ def run_ours(cell: Cell, name: str, solver: Callable[..., SparseCodes], gap: flo
         "queries": len(codes), "passes_mean": float(codes.passes.mean()), "passes_worst": float(codes.passes.max()),
         "seconds": best, "seconds_all": [run.seconds for run in runs], "dense_pass_ms": min(passes_ms),
         "dense_pass_ms_all": passes_ms, "time_over_pass": best * 1e3 / min(passes_ms),
+        "pass_from_disk_ms": disk_ms, "time_over_pass_from_disk": None if disk_ms is None else best * 1e3 / disk_ms,
+        "resident_before_mb": None if measure.before is None else measure.before / 1e6,
         "ms_per_query": best * 1e3 / len(codes), "worst_gap": float(gaps.max()), "median_gap": float(np.median(gaps)),
         "worst_gap_reported": float(codes.gap.max()), "median_active": float(np.median(codes.n_active)),
         "stalled": int((codes.status != "solved").sum()), "above_gap": int((gaps > gap).sum()),
@@ -265,102 +297,41 @@ def rival_line(
     }  # fmt: skip
 
 
-def dense_pass_ms(cell: Cell) -> float:
+def dense_pass(cell: Cell) -> Pass:
     """One product D'R in float32 over all spots and queries, best of five after a warm-up."""
+    if cell.streamed:
+        return dense_pass_from_disk(cell)
     atoms, rest = torch.from_numpy(cell.problem.atoms), torch.from_numpy(np.ascontiguousarray(cell.queries.T))
     n, q = len(atoms), rest.shape[1]
     block = n if n * q <= LARGEST_OUTPUT else COLUMN_BLOCK
     out = torch.empty(block, q)
-    taken = []
-    for _ in range(PASS_REPEATS + 1):
-        start = time.perf_counter()
+
+    def product() -> None:
         for low in range(0, n, block):
             part = atoms[low : low + block]
             torch.mm(part, rest, out=out[: len(part)])
-        taken.append(time.perf_counter() - start)
-    return 1e3 * min(taken[1:])
+
+    return Pass(best_ms(product, PASS_REPEATS, warm=True))
+
+
+def dense_pass_from_disk(cell: Cell) -> Pass:
+    """The same where the spots are on disk: one chunk's product times the chunks, and all of it with reading."""
+    bank, rest = cell.problem.atoms, torch.from_numpy(np.ascontiguousarray(cell.queries.T))
+    first = torch.from_numpy(bank[: problems.ROWS])
+    out = torch.empty(len(first), rest.shape[1])
+
+    def all_of_it() -> None:
+        for _, part in as_read(bank).blocks(problems.ROWS):
+            torch.mm(part, rest, out=out[: len(part)])
+
+    alone = best_ms(lambda: torch.mm(first, rest, out=out), PASS_REPEATS, warm=True) * bank.shape[0] / len(first)
+    return Pass(alone, best_ms(all_of_it, DISK_REPEATS, warm=False))
 
 
 def gaps_in(cell: Cell) -> Callable[[Any, Any], NDArray[np.float64]]:
-    """The check below for dense rows of weights."""
-    return lambda queries, weights: gaps_by_definition(cell.problem, queries, sp.csr_matrix(weights))
-
-
-def gaps_by_definition(problem: Problem, queries: NDArray[Any], weights: Any) -> NDArray[np.float64]:
-    """Relative duality gap (P - best valid dual bound) / P of CSR weights (q, N), all in float64, block by block.
-
-    With r = b - D a and c = D'r there are two bounds: the Fenchel-Young sum, and the dual value of s r for the best
-    admissible scale s. The better one counts; where P is 0 the weights are 0 and the gap is 0.
-    """
-    found = []
-    for first in range(0, len(queries), QUERY_BLOCK):
-        b, a = queries[first : first + QUERY_BLOCK].astype(np.float64), weights[first : first + QUERY_BLOCK]
-        a = a.astype(np.float64).tocsc()
-        used = np.flatnonzero(np.diff(a.indptr))
-        r = b - a[:, used] @ problem.atoms[used].astype(np.float64)
-        excess, largest = np.zeros(len(b)), np.full(len(b), -np.inf)
-        for low in range(0, len(problem.atoms), COLUMN_BLOCK):
-            c = r @ problem.atoms[low : low + COLUMN_BLOCK].astype(np.float64).T
-            inside = a[:, low : low + COLUMN_BLOCK].toarray()
-            slack = c - problem.l2 * inside
-            if not problem.nonnegative:
-                c, slack = np.abs(c), np.abs(slack)
-            excess += (np.maximum(c - problem.l1, 0) ** 2).sum(1)
-            largest = np.maximum(largest, slack.max(1))
-        residual, size = (r**2).sum(1), np.asarray(abs(a).sum(1)).ravel()
-        square = np.asarray(a.multiply(a).sum(1)).ravel()
-        primal = residual / 2 + problem.l1 * size + problem.l2 * square / 2
-        gap = np.full(len(b), np.inf)
-        if problem.l2 > 0:  # sum_j a_j c_j = (D a)'r
-            gap = problem.l1 * size + problem.l2 * square / 2 + excess / (2 * problem.l2) - ((b - r) * r).sum(1)
-        br, q = (b * r).sum(1), residual + problem.l2 * square
-        with np.errstate(divide="ignore", invalid="ignore"):
-            s = np.where(q > 0, np.clip(br / q, 0, np.where(largest > 0, problem.l1 / largest, np.inf)), 0)
-            gap = np.minimum(gap, primal - (s * br - s**2 * q / 2))
-            found.append(np.where(primal > 0, gap / primal, 0.0))
-    return np.concatenate(found)
-
-
-class Meter:
-    """Times pieces of work, with the memory that they need above what was resident when the meter was made."""
-
-    def __init__(self) -> None:
-        self.before = reset_peak()
-
-    def __call__(self, work: Callable[[], Any]) -> Measured:
-        reset_peak(tidy=False)
-        start = time.perf_counter()
-        result = work()
-        seconds = time.perf_counter() - start
-        return Measured(result, seconds, None if self.before is None else (resident("VmHWM") - self.before) / 1e6)
-
-
-def reset_peak(tidy: bool = True) -> int | None:
-    """Forgets the resident high-water mark and returns what is resident, None where the kernel does not say.
-
-    `tidy` first gives freed memory back to the system; not right before timing, which would pay for it.
-    """
-    if tidy:
-        gc.collect()
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return resident("VmRSS")
-    except OSError:
-        return None
-
-
-def resident(what: str) -> int:
-    """A size in bytes from the kernel's account of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
-
-
-def highest(peaks: list[float | None]) -> float | None:
-    """The largest, if all are known."""
-    known = [p for p in peaks if p is not None]
-    return max(known) if len(known) == len(peaks) else None
+    """Gaps of dense rows of weights, of any of the queries."""
+    p = cell.problem
+    return lambda queries, weights: relative_gaps(p.atoms, queries, Codes.of_dense(weights), p.l1, p.l2, p.nonnegative)
 
 
 def as_table(lines: list[dict[str, Any]]) -> str:
@@ -375,6 +346,7 @@ def as_table(lines: list[dict[str, Any]]) -> str:
         "passes": lambda x: "-" if x["passes_mean"] is None else f"{x['passes_mean']:.2f} ({x['passes_worst']:.2f})",
         "s": lambda x: f"{x['seconds']:.3g}",
         "pass, ms": lambda x: f"{x['dense_pass_ms']:.1f}",
+        "pass from disk, ms": lambda x: f"{x['pass_from_disk_ms']:.0f}" if x.get("pass_from_disk_ms") else "-",
         "time / pass": lambda x: f"{x['time_over_pass']:.3g}",
         "ms / query": lambda x: f"{x['ms_per_query']:.3g}",
         "worst gap": lambda x: f"{x['worst_gap']:.1e}",
@@ -383,6 +355,8 @@ def as_table(lines: list[dict[str, Any]]) -> str:
         "peak MB": lambda x: "n/a" if x["peak_mb"] is None else f"{x['peak_mb']:.0f}",
         "times ours": lambda x: f"{x['times_ours']:.3g}",
     }
+    if not any(x.get("pass_from_disk_ms") for x in lines):
+        del columns["pass from disk, ms"]
     rows = [
         [columns[c](x) for c in columns]
         if not x.get("missing")
