@@ -58,7 +58,7 @@ class Retrieved:
     n_stalled: int = 0
     mean_passes: float | None = None
     solve_s: float | None = None
-    """Seconds; None where codes were there already."""
+    """Seconds in the solver."""
 
 
 def retrieve_slide(
@@ -122,7 +122,7 @@ def retrieve_slide(
         )
         if (done := _find_done(target, key, run.overwrite, listener)) is not None:
             facts = (float(done["median_references"]), float(done["gap_worst"]), int(done["n_stalled"]))
-            return Retrieved(target, len(grid), True, *facts)
+            return Retrieved(target, len(grid), True, *facts, float(done["passes_mean"]), float(done["solve_seconds"]))
         if run.dry_run:
             listener.say(f"would write {target}: {len(grid)} spots, {len(chosen)} genes")
             return Retrieved(target, len(grid), skipped=True)
@@ -149,7 +149,7 @@ def retrieve_slide(
         parts = Parts(target, fingerprint(key, strength, run.device), "codes")
         began = time.monotonic()
         codes = _solve(space.solver, queries, strength, solve_options, parts, listener, slide.slide_id)
-        solve_s = time.monotonic() - began
+        solve_s = round(time.monotonic() - began, 3)
         l1, l2 = strength.of(queries.T)
         _warn_of_median(codes, solve_options, found, listener, slide.slide_id)
         about = {
@@ -163,6 +163,7 @@ def retrieve_slide(
             "slide_statistics": statistics.source,
             "centred": space.standardised,
             "bank_mean_total": float(bank.derived[f"genes/{space.scale.name}/mean"].sum()),
+            "solve_seconds": solve_s,
             "device": run.device,
             "seed": run.seed,
             "packages": {p: version(p) for p in ("torch", "numpy", "anndata", "zarr")},

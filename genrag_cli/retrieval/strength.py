@@ -26,10 +26,16 @@ WEAKEST = 1e-4
 """Share of the largest useful l1 below which a search gives up: the bank has no more references to offer."""
 GROWTH = 0.13
 """Supports grow with about N^.13 at one strength (solver study: 32 to 59 from 1,600 to 200,000 spots)."""
-FEW = 64
-"""Queries with which the sub-bank and the first pass over the bank are asked."""
-SUB_STEPS, STEPS = 8, 3
-"""Strengths tried on the sub-bank, and on the bank."""
+FEW = 48
+"""Queries with which the sub-bank, and the bank at first, are asked."""
+SUB_STEPS, STEPS = 8, 8
+"""Strengths tried on the sub-bank with few queries, and on the bank with all of them, at most; two are the rule."""
+NEAR_ENOUGH = 0.04
+"""Miss, in logs, that a line makes up for."""
+SLOPE, SLOPES, NEAR = -0.8, (-2.0, -0.25), 0.7
+"""Of log count over log strength: before anything is known, its bounds, and how near the goal it is measured."""
+MIDDLE = (0.4, 0.45, 0.5, 0.55, 0.6)
+"""Quantiles whose mean stands for the median: counts are whole numbers, and a search needs to see halves."""
 COLD = 2
 """Passes after which a count that had no weights to begin from is near enough; one is, from weights nearby."""
 Found = tuple[Tensor, Tensor]
@@ -82,8 +88,8 @@ def find_strength(
 ) -> FoundStrength:
     """Searches the scale for a median of `active` references over the queries.
 
-    A sub-bank and few queries say where to look, few queries how the bank differs from it, and then all queries count,
-    once more from where they were if need be. Counts come from pools without a certificate.
+    A sub-bank and few queries say where to look, few queries how the bank differs from it; then all queries count,
+    twice as a rule, the second time from the weights of the first. Counts come from pools without a certificate.
 
     Args:
         scan: the bank, from `prepare`.
@@ -116,42 +122,41 @@ def find_strength(
             start=start if warm else None, certified=False,
         )  # fmt: skip
         cost += float(found.passes.double().sum()) * where.n / scan.n
-        return float((found.weights != 0).sum(1).double().median()), (found.index, found.weights)
+        counts = (found.weights != 0).sum(1).double()
+        return float(counts.quantile(counts.new_tensor(MIDDLE)).mean()), (found.index, found.weights)
 
-    start: Found | None = None
-    small = scan.n == scan.sub.n
-    if not small:
-        sub = Scan(scan.sub, scan.precision)
+    if scan.n > scan.sub.n:
+        where, goal, start = Scan(scan.sub, scan.precision), active * (scan.sub.n / scan.n) ** GROWTH, None
         for _ in range(SUB_STEPS):
-            n_active, start = count(sub, few, start)
-            if search.learn(n_active, active * (sub.n / scan.n) ** GROWTH):
+            n_active, start = count(where, few, start)
+            if search.learn(n_active, goal):
                 break
-        search, start = _Search(top, search.scale), None
-    n_active = 0.0
-    for step in range(SUB_STEPS if small else STEPS):
-        first = step == 0 and not small
-        n_active, start = count(scan, few if first else rows, start)
-        if search.learn(n_active, active) and not first:
+        search = _Search(top, search.scale, search.slope)
+        search.learn(count(scan, few, None)[0], active)
+        search = _Search(top, search.scale, search.slope)
+    start = None
+    for step in range(STEPS):
+        n_active, start = count(scan, rows, start)
+        # A cold count is a little low, so a warm one follows it in any case; the last line is better than its points.
+        if (search.learn(n_active, active) or abs(np.log(max(n_active, 0.5) / active)) < NEAR_ENOUGH) and step:
             break
-    else:
-        # The last line through what was counted is nearer than any count.
-        return FoundStrength(rule.scaled(search.scale), n_active, len(rows), True, cost)
-    reached = n_active >= active - search.close(active)
+    reached = search.scale > WEAKEST * top * 1.01 or n_active >= active - search.close(active)
     return FoundStrength(rule.scaled(search.scale), n_active, len(rows), reached, cost)
 
 
 class _Search:
     """The next scale to try, from what earlier ones gave: lines through points of log count over log scale."""
 
-    def __init__(self, top: float, first: float | None = None) -> None:
+    def __init__(self, top: float, first: float | None = None, slope: float = SLOPE) -> None:
         self.scale = 0.2 * top if first is None else first
+        self.slope = slope
         self._top, self._least = top, WEAKEST * top
         self._points: list[tuple[float, float]] = []
 
     @staticmethod
     def close(wanted: float) -> float:
         """How near a count must come."""
-        return max(0.5, 0.02 * wanted)
+        return max(0.5, 0.01 * wanted)
 
     def learn(self, n_active: float, wanted: float) -> bool:
         """Takes the count at the present scale and moves on; True where it is near enough or cannot get nearer."""
@@ -161,18 +166,14 @@ class _Search:
             return True
         x, y, goal = np.log(self.scale), np.log(max(n_active, 0.5)), np.log(wanted)
         self._points.append((x, y))
-        below = [p for p in self._points if p[1] < goal]
-        above = [p for p in self._points if p[1] >= goal]
-        slope = -0.8
-        if below and above:
-            # More references come with less strength: the goal lies between the nearest points of either side.
-            (x0, y0), (x1, y1) = min(below), max(above)
-            step = x0 + (goal - y0) / (y1 - y0) * (x1 - x0) if y1 > y0 else (x0 + x1) / 2
-        else:
-            if len(self._points) > 1:
-                (x0, y0), (x1, y1) = self._points[-2:]
-                slope = min((y1 - y0) / (x1 - x0), -0.2) if x1 != x0 else slope
-            step = x + float(np.clip((goal - y) / slope, -1.6, 1.6))
+        near = np.array([p for p in self._points if abs(p[1] - goal) < NEAR])
+        if len(near) > 1 and np.ptp(near[:, 0]) > 0.1:
+            self.slope = float(np.clip(np.polyfit(near[:, 0], near[:, 1], 1)[0], *SLOPES))
+        step = x + float(np.clip((goal - y) / self.slope, -1.6, 1.6))
+        below = [p[0] for p in self._points if p[1] < goal]
+        above = [p[0] for p in self._points if p[1] > goal]
+        if below and above and max(above) < min(below) and not max(above) < step < min(below):
+            step = (max(above) + min(below)) / 2
         self.scale = float(np.clip(np.exp(step), self._least, self._top))
         return False
 

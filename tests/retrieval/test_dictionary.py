@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from genrag_cli.errors import SolverError, UsageError
-from genrag_cli.retrieval import solve
+from genrag_cli.retrieval import prepare, solve
 from genrag_cli.retrieval.dictionary import Blocks, floor_sd, standardise
 from genrag_cli.retrieval.residuals import block_residuals
-from genrag_cli.retrieval.strength import find_strength
-from genrag_cli.synthetic import solver_problem
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(3, 2, (50, 7)).astype(np.float32)
@@ -55,31 +53,8 @@ def test_blocks_of_another_size_are_refused():
 def test_residuals_are_those_of_each_block():
     rows = np.concatenate([FEATURES, ANCHORS], 1)
     codes = solve(rows.T, rows[:5].T * 0.9, l1=0.1, l2=0.01)
-    morphology, anchors = block_residuals(rows, rows[:5] * 0.9, codes, 7)
+    morphology, anchors = block_residuals(prepare(rows.T), rows[:5] * 0.9, codes, 7)
     left = rows[:5] * 0.9 - codes.dense() @ rows
     by_hand = np.linalg.norm(left[:, :7], axis=1) / np.linalg.norm(rows[:5, :7] * 0.9, axis=1)
     np.testing.assert_allclose(morphology, by_hand, rtol=1e-4)
     assert anchors.shape == (5,)
-
-
-@pytest.mark.parametrize("active", [3, 10])
-def test_the_strength_found_gives_the_asked_number_of_references(active):
-    dictionary, rows = solver_problem(80, 400, 24, seed=1)
-    found = find_strength(dictionary, rows.T, active=active)
-    codes = solve(dictionary, rows.T, l1=found.strength.l1, l2=found.strength.l2, gap=1e-5)
-    assert found.reached
-    assert abs(np.median(codes.n_active) - active) <= 1
-    assert found.strength.l1_ratio == pytest.approx(0.9)
-
-
-def test_more_references_than_the_bank_has_are_said_not_to_be_reached():
-    dictionary, rows = solver_problem(30, 12, 6, seed=1)
-    found = find_strength(dictionary, rows.T, active=40)
-    assert not found.reached
-    assert found.median_active < 40
-
-
-def test_no_references_asked_is_refused():
-    dictionary, rows = solver_problem(30, 12, 6, seed=1)
-    with pytest.raises(UsageError, match="active"):
-        find_strength(dictionary, rows.T, active=0)
