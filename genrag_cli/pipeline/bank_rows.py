@@ -15,7 +15,6 @@ from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.retrieval.atoms import Atoms, HeldAtoms, StreamedAtoms
 from genrag_cli.retrieval.dictionary import Blocks
 from genrag_cli.retrieval.memory import free_bytes
-from genrag_cli.stores.atomic import remove
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.rows import row_reader, write_rows
 from genrag_cli.types import Doubles, Floats, Ints, Listener, Scale
@@ -82,13 +81,13 @@ def place_rows(
         else:
             yield StreamedAtoms(kept, m, lambda low, high: held[low:high], device=device), True
         return
-    path = scratch / f".generag-rows-{uuid.uuid4().hex[:12]}.zarr"
+    path = scratch / f".generag-rows-{uuid.uuid4().hex[:12]}.npy"
     listener.say(f"the bank takes {BYTES_EACH * kept * m / 1e9:.1f} GB, more than it may: it streams from {path}")
     try:
         write_rows(path, (kept, m), own)
         yield StreamedAtoms(kept, m, row_reader(path), device=device), True
     finally:
-        remove(path)
+        path.unlink(missing_ok=True)
 
 
 def _cut(rows: Iterator[Floats], share: slice) -> Iterator[Floats]:

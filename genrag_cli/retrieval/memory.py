@@ -18,7 +18,8 @@ LARGEST_ON_GPU = 8192
 def free_bytes(device: torch.device) -> int:
     """Memory that can still be had: of the card, or of this machine and this job's control group."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     found = []
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -26,7 +27,11 @@ def free_bytes(device: torch.device) -> int:
         group = Path("/sys/fs/cgroup")
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         if limit.isdigit():
-            found.append(int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
+            # Files in the page cache count as used there, and give way when memory is asked for.
+            lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+            cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file", "active_file")))
+            used = int((group / "memory.current").read_text(encoding="ascii"))
+            found.append(int(limit) - used + cached)
     except (OSError, ValueError):
         pass
     return max(0, min(found, default=4 << 30))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrag_cli.retrieval.atoms import Atoms, HeldAtoms
+from genrag_cli.retrieval.atoms import STREAM_ROWS, Atoms, HeldAtoms
 from genrag_cli.retrieval.certificate import bank_parts
 from genrag_cli.retrieval.objective import GapParts
 from genrag_cli.retrieval.pools import Answer
@@ -79,7 +79,8 @@ class Scan:
         self.precision: Precision = precision or fast_precision(atoms.device)
         n = atoms.n
         stride = max(1, min(WIDEST_STRIDE, n // SUB_BANK))
-        first = next(iter(atoms.blocks(min(n, COLUMNS))))[1]
+        # Any centre will do; the first rows are the same however blocks arrive.
+        first = next(iter(atoms.blocks(min(n, STREAM_ROWS))))[1]
         self._centre = first[::stride].mean(0)
         keep_low = isinstance(atoms, HeldAtoms) and self.precision == "bfloat16"
         self._low = _room(n, atoms.m, atoms.device) if keep_low else None

@@ -13,8 +13,9 @@ Memory is the resident high-water mark above the problem itself.
 
 With --stream, and from 500,000 spots on in any case, the bank stays on disk (Zarr, 8,192 spots a chunk, not compressed)
 and the seconds are those of `prepare` and `solve` together, reading included. The dense pass is then the product of one
-chunk in memory times the number of chunks; `pass from disk` reads the chunks as the solver does. What the system keeps
-of the files in memory counts as nobody's.
+chunk in memory times the number of chunks; `pass from disk` reads the chunks as the solver does: mapped, or through
+zarr (--reader), whose copies cost more than the product. What the system keeps of the files in memory counts as
+nobody's, but for what is mapped.
 
 Rivals see a few of the same queries: scikit-learn, celer and skglm one by one, each at the loosest tolerance of
 1e-1 ... 1e-10 with which all of these reach the asked gap, in float32 where that suffices; published FISTA as one
@@ -100,7 +101,10 @@ def main() -> None:
             if asked.json:
                 print(json.dumps({**where, "load": load_average(), **line}), flush=True)
     if lines and not asked.json:
-        print(f"load at the end: {load_average()}\nrivals: on {asked.rival_queries} of {asked.queries} queries\n")
+        print(f"load at the end: {load_average()}")
+        if any(line["solver"] not in OURS for line in lines):
+            print(f"rivals: on {asked.rival_queries} of {asked.queries} queries")
+        print()
         print(as_table(lines))
 
 
@@ -128,6 +132,12 @@ def read_arguments() -> argparse.Namespace:
         "--stream", action="store_true", help=f"bank on disk; always so from N = {ALWAYS_STREAMED:,} on"
     )
     parser.add_argument("--scratch", type=Path, help="folder for banks on disk; one that is there and whole is reused")
+    parser.add_argument(
+        "--reader",
+        choices=("mapped", "zarr"),
+        default="mapped",
+        help="chunks of banks on disk: mapped, or zarr's own way",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the banks that were made in --scratch")
     parser.add_argument("--json", action="store_true", help="one object per solver and gap, one per line")
     asked = parser.parse_args()
@@ -153,8 +163,10 @@ def say(text: str) -> None:
 def run_source(variant: str, n: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Makes or reads a problem and runs it; it is let go before the next one is made."""
     if asked.stream or n >= ALWAYS_STREAMED:
-        with problems.stored(n, variant, asked.seed, asked.scratch, asked.keep) as (bank, queries):
-            yield from run_problem(variant, bank, queries, {}, asked)
+        mapped = asked.reader == "mapped"
+        with problems.stored(n, variant, asked.seed, asked.scratch, asked.keep, mapped) as (bank, queries):
+            for line in run_problem(variant, bank, queries, {}, asked):
+                yield {**line, "reader": asked.reader}
         return
     kept = problems.load(asked.problem) if asked.problem else problems.make(n, variant, asked.seed)
     # Rows of spots, as the pipeline holds a bank; the solver is given its transpose, which costs no copy.

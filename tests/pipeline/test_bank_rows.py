@@ -28,6 +28,6 @@ def test_a_share_of_the_rows_is_the_same_in_memory_and_on_disk(tmp_path, share, 
 def test_the_scratch_file_goes_also_after_a_failure(tmp_path):
     placed = place(tmp_path, memory=0.0)
     placed.__enter__()
-    assert [p.suffix for p in tmp_path.iterdir()] == [".zarr"]
+    assert [p.suffix for p in tmp_path.iterdir()] == [".npy"]
     placed.__exit__(RuntimeError, RuntimeError("stop"), None)
     assert list(tmp_path.iterdir()) == []

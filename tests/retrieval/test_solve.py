@@ -1,6 +1,4 @@
-"""The front door: agreement with scikit-learn, honesty about what was not solved, and its refusals."""
-
-import importlib.util
+"""The front door: the contract for every way to solve, agreement with scikit-learn, and what it refuses."""
 
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import torch
 from genrag_cli.errors import SolverError
 from genrag_cli.retrieval import solve
 from genrag_cli.retrieval.reference import value
+from genrag_cli.retrieval.solve import empty_codes
 from genrag_cli.synthetic import solver_problem
 from genrag_cli.testing.solver_contract import SolverContract
 
@@ -17,18 +16,24 @@ class TestSolve(SolverContract):
     """The default solver."""
 
 
+class TestTorchEngine(SolverContract):
+    """The default solver on machines that have no numba."""
+
+    @pytest.fixture(autouse=True)
+    def torch_engine(self, monkeypatch):
+        monkeypatch.setattr("genrag_cli.retrieval.pools.engine", lambda _: "torch")
+
+
+class TestDense(SolverContract):
+    """FISTA over the whole bank: the oracle."""
+
+    def solve(self, dictionary, queries, **options):
+        return solve(dictionary, queries, method="dense", **options)
+
+
 def made_up(m=60, n_bank=300, n_queries=6, seed=0):
     dictionary, rows = solver_problem(m, n_bank, n_queries, seed=seed)
     return dictionary, np.ascontiguousarray(rows.T)
-
-
-def real(shared_data, variant):
-    path = shared_data.parent / "tools" / "solver_problems.py"
-    spec = importlib.util.spec_from_file_location("solver_problems", path)
-    tools = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tools)
-    dictionary, queries = tools.problem(1500, variant, data=shared_data / "solver" / "her2st_counts_top1000.h5ad")
-    return dictionary, np.ascontiguousarray(queries[:, :4])
 
 
 def assert_agrees_with_sklearn(dictionary, queries, share, nonnegative):
@@ -42,7 +47,7 @@ def assert_agrees_with_sklearn(dictionary, queries, share, nonnegative):
     wide = dictionary.astype(np.float64)
     model = ElasticNet(
         alpha=(l1 + l2) / m, l1_ratio=l1 / (l1 + l2), positive=nonnegative, fit_intercept=False, tol=1e-10,
-        max_iter=200_000,
+        max_iter=200_000, precompute=wide.T @ wide,
     )  # fmt: skip
     for b, a in zip(queries.T.astype(np.float64), codes.dense().astype(np.float64), strict=True):
         theirs = model.fit(wide, b).coef_
@@ -59,28 +64,21 @@ def test_made_up_problems_agree_with_scikit_learn(nonnegative):
 @pytest.mark.real
 @pytest.mark.parametrize("nonnegative", [True, False])
 @pytest.mark.parametrize("variant", ["std", "raw"])
-def test_real_problems_agree_with_scikit_learn(shared_data, variant, nonnegative):
-    assert_agrees_with_sklearn(*real(shared_data, variant), 0.2, nonnegative)
+def test_real_problems_agree_with_scikit_learn(real_problem, variant, nonnegative):
+    dictionary, queries = real_problem(variant)
+    assert_agrees_with_sklearn(dictionary, queries[:, :4], 0.2, nonnegative)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("chunk", [1, 32, 256])
-def test_real_codes_are_the_same_for_any_chunk_and_order(shared_data, chunk):
-    dictionary, _ = real(shared_data, "std")
-    queries = dictionary[:, ::40][:, :36] * 0.7 + dictionary[:, 5::40][:, :36] * 0.3
+def test_real_codes_are_the_same_bits_for_any_chunk_and_order(real_problem, chunk):
+    dictionary, queries = real_problem("std")
+    queries = queries[:, :36]
     l1 = 0.2 * float(np.median((dictionary.T @ queries).max(0)))
     expected = solve(dictionary, queries, l1=l1, l2=l1 / 9, gap=1e-6, chunk=36).dense()
     order = np.random.default_rng(chunk).permutation(queries.shape[1])
     found = solve(dictionary, queries[:, order], l1=l1, l2=l1 / 9, gap=1e-6, chunk=chunk).dense()
-    np.testing.assert_array_equal(found > 1e-4, expected[order] > 1e-4)
-    np.testing.assert_allclose(found, expected[order], atol=1e-5)
-
-
-def test_an_unreached_gap_is_said_and_not_hidden():
-    dictionary, queries = made_up(m=80, n_bank=400)
-    codes = solve(dictionary, queries, l1=1e-3, l2=0.0, gap=1e-7, max_iter=1)
-    assert "stalled" in codes.status
-    assert (codes.gap[codes.status == "stalled"] > 1e-7).all()
+    np.testing.assert_array_equal(found, expected[order])
 
 
 def test_float32_rounding_of_large_counts_does_not_stall():
@@ -102,12 +100,23 @@ def test_numpy_and_torch_give_the_same_codes():
     np.testing.assert_array_equal(ours.weights, theirs.weights)
 
 
-def test_a_warm_start_reaches_the_same_codes():
-    dictionary, queries = made_up()
-    cold = solve(dictionary, queries, l1=0.3, l2=0.03, gap=1e-6)
-    near = solve(dictionary, queries, l1=0.4, l2=0.04, gap=1e-3)
-    warm = solve(dictionary, queries, l1=0.3, l2=0.03, gap=1e-6, start=near)
-    np.testing.assert_allclose(warm.dense(), cold.dense(), atol=1e-4)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_that_may_not_be_written_to_are_taken_without_a_word(order, every_warning):
+    dictionary, queries = (np.array(v, order=order) for v in made_up())
+    wanted = solve(dictionary, queries, l1=0.3, l2=0.03)
+    dictionary.flags.writeable = queries.flags.writeable = False
+    np.testing.assert_array_equal(solve(dictionary, queries, l1=0.3, l2=0.03).weights, wanted.weights)
+
+
+@pytest.mark.parametrize("method", ["working-set", "dense"])
+def test_nothing_that_is_given_is_changed(method):
+    given = [np.asfortranarray(v) for v in made_up()]
+    before = [v.copy() for v in given]
+    start = solve(*given, l1=0.5, l2=0.05)
+    weights = start.weights.copy()
+    solve(*given, l1=0.3, l2=0.03, start=start, method=method)
+    for now, then in zip([*given, start.weights], [*before, weights], strict=True):
+        np.testing.assert_array_equal(now, then)
 
 
 def test_no_queries_give_no_codes():
@@ -123,11 +132,13 @@ def test_no_queries_give_no_codes():
         ({"queries": np.zeros((3, 2))}, "rows"),
         ({"dictionary": np.zeros(3)}, "matrix"),
         ({"dictionary": np.zeros((60, 0))}, "no columns"),
-        ({"queries": np.full((60, 2), np.nan)}, "not finite"),
-        ({"l1": -1.0}, "not negative"),
         ({"l2": np.ones(5)}, "one value or"),
         ({"gap": 1e-9}, "gap"),
+        ({"gap": 1.0}, "gap"),
         ({"chunk": 0}, "chunk"),
+        ({"max_iter": 0}, "max_iter"),
+        ({"method": "guess"}, "unknown method"),
+        ({"start": empty_codes(300)}, "start is for 0 queries"),
     ],
 )
 def test_malformed_problems_are_refused(change, says):
@@ -135,10 +146,3 @@ def test_malformed_problems_are_refused(change, says):
     given = {"dictionary": dictionary, "queries": queries, "l1": 1.0, "l2": 1.0, **change}
     with pytest.raises(SolverError, match=says):
         solve(given.pop("dictionary"), given.pop("queries"), **given)
-
-
-class TestDense(SolverContract):
-    """FISTA over the whole bank: the oracle."""
-
-    def solve(self, dictionary, queries, **options):
-        return solve(dictionary, queries, method="dense", **options)
