@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from genrag_cli.retrieval.block import one_thread
 from genrag_cli.retrieval.certificate import combined, gap_from, pool_gap
 from genrag_cli.retrieval.pools import Answer, Pools, settle, solve_pools, support
 from genrag_cli.retrieval.problem import Batch, Solved
@@ -69,10 +70,12 @@ def solve_working_set(
     for round_ in range(max_rounds):
         some = batch.rows(alive)
         look = scan.look(residual, some.l1, batch.nonnegative, width, exactly=round_ >= ROUGHLY)
-        pools = Pools.of(look.index, scan.n, pools)
+        with one_thread(device):
+            pools = Pools.of(look.index, scan.n, pools)
         table, local = scan.table(pools.index)
         answer = _solve(scan, table, local, some, pools, LOOPS, EXACT)
-        closed = scan.ceiling(look, answer.residual - residual, batch.nonnegative) <= 0
+        with one_thread(device):
+            closed = scan.ceiling(look, answer.residual - residual, batch.nonnegative) <= 0
         weights, found, looked = _certify(table, local, some, replace(pools, weights=answer.weights), closed)
         pools, residual = replace(pools, weights=weights), answer.residual
         passes[alive] += 1 + (answer.looked + looked).double() * (local.shape[1] / scan.n)
@@ -105,7 +108,9 @@ def _begin(scan: Scan, batch: Batch, start: tuple[Tensor, Tensor] | None, passes
         pools = Pools.of(torch.zeros(len(batch), 1, dtype=torch.long, device=passes.device), scan.n, given)
         passes += pools.index.shape[1] / scan.n
         return pools, combined(batch, *scan.table(pools.index), pools.weights)
-    pools = Pools.of(scan.nearest(batch.b, START), scan.sub.n)
+    near = scan.nearest(batch.b, START)
+    with one_thread(near.device):
+        pools = Pools.of(near, scan.sub.n)
     answer = _solve(scan, *scan.sub.table(pools.index), batch, pools, FIRST, ROUGH)
     passes += (scan.sub.n + answer.looked.double() * pools.index.shape[1]) / scan.n
     return Pools(scan.sub_index[pools.index], answer.weights, pools.filled), answer.residual
@@ -126,7 +131,8 @@ def _certify(table: Tensor, local: Tensor, batch: Batch, pools: Pools, closed: T
     if len(rows):
         inside, some = pools.rows(rows), batch.rows(rows)
         answer = settle(table, local[rows], some, inside)
-        found[rows] = pool_gap(some, answer.weights, answer.residual, answer.c, inside.filled)
+        with one_thread(found.device):
+            found[rows] = pool_gap(some, answer.weights, answer.residual, answer.c, inside.filled)
         looked[rows], weights[rows] = answer.looked, answer.weights
     return weights, found, looked
 

@@ -13,7 +13,7 @@ from genrag_cli.testing.solver_contract import exact_gap
 
 SECONDS = 90
 WORKER = """
-import datetime, importlib, sys
+import datetime, importlib, os, sys
 import numpy as np, torch, torch.distributed as dist
 from genrag_cli.errors import SolverError
 from genrag_cli.retrieval import StreamedAtoms, prepare, solve
@@ -58,7 +58,8 @@ if what == "memory":
     module.chunk_for = lambda atoms: (16, 7)[rank]
     keep("uneven", solve(prepare(held, group=group), queries, l1=l1, l2=l1 / 9, gap=1e-6))
 np.savez(f"{folder}/out{rank}.npz", **out)
-dist.destroy_process_group()
+dist.barrier()
+os._exit(0)  # gloo's threads now and then abort an interpreter that goes down around them
 """
 
 
