@@ -24,7 +24,7 @@ Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _jit(function: Function) -> Function:
+def jit(function: Function) -> Function:
     """Compiled at the first call and kept on disk; where no folder can be written, compiled anew in each process."""
     try:
         made: Function = njit(nogil=True, cache=True, fastmath=FAST)(function)
@@ -33,7 +33,7 @@ def _jit(function: Function) -> Function:
     return made
 
 
-@_jit
+@jit
 def _tile(atoms: Array, rows: Array, cols: Array, out: Array) -> None:
     """out = D_rows'D_cols for four rows and four columns, in float32: each number that is read is used four times."""
     x0, y0 = atoms[rows[0]], atoms[cols[0]]
@@ -72,7 +72,7 @@ def _tile(atoms: Array, rows: Array, cols: Array, out: Array) -> None:
     out[3, 0], out[3, 1], out[3, 2], out[3, 3] = t30, t31, t32, t33
 
 
-@_jit
+@jit
 def _dot_wide(x: Array, y: Array) -> float:
     """Sum of products of float32 x with float64 y, in float64."""
     total = 0.0
@@ -81,7 +81,7 @@ def _dot_wide(x: Array, y: Array) -> float:
     return total
 
 
-@_jit
+@jit
 def _residual(atoms: Array, rows: Array, b: Array, a: Array, out: Array) -> None:
     """out = b - sum_k a_k D_rows[k], float64; four atoms at a time."""
     for i in range(len(out)):
@@ -102,7 +102,7 @@ def _residual(atoms: Array, rows: Array, b: Array, a: Array, out: Array) -> None
             n = 0
 
 
-@_jit
+@jit
 def _extend(atoms: Array, rows: Array, work: Array, old: int, n: int, gram: Array) -> None:
     """Fills rows and columns old..n-1 of the Gram matrix of the working atoms, in float32 tiles of four by four."""
     tile = np.empty((4, 4), np.float32)
@@ -119,7 +119,7 @@ def _extend(atoms: Array, rows: Array, work: Array, old: int, n: int, gram: Arra
                     gram[u + i, v + j] = gram[v + j, u + i] = tile[i, j]
 
 
-@_jit
+@jit
 def _newton(gram: Array, s: Array, p: int, target: Array, l2: float, low: Array, out: Array) -> bool:
     """Solves (G_SS + l2 I) out = target by Cholesky; False where the matrix is not positive definite."""
     for i in range(p):
@@ -148,7 +148,7 @@ def _newton(gram: Array, s: Array, p: int, target: Array, l2: float, low: Array,
     return True
 
 
-@_jit
+@jit
 def _slope(gram: Array, h: Array, a: Array, p: int, g: Array) -> None:
     """g = h - G a."""
     for j in range(p):
@@ -160,7 +160,7 @@ def _slope(gram: Array, h: Array, a: Array, p: int, g: Array) -> None:
                 g[j] -= w * gram[k, j]
 
 
-@_jit
+@jit
 def _offence(c: Array, a: Array, p: int, l1: float, l2: float, nonnegative: bool) -> float:
     """How far the optimality conditions are from holding, at worst: c = slope of the fit, a = weights, p of them."""
     worst = 0.0
@@ -177,7 +177,7 @@ def _offence(c: Array, a: Array, p: int, l1: float, l2: float, nonnegative: bool
     return worst
 
 
-@_jit
+@jit
 def _sweep(gram: Array, a: Array, p: int, l1: float, l2: float, nonnegative: bool, g: Array) -> float:
     """One sweep of coordinate descent; the largest change of a slope."""
     largest = 0.0
@@ -200,7 +200,7 @@ def _sweep(gram: Array, a: Array, p: int, l1: float, l2: float, nonnegative: boo
     return largest
 
 
-@_jit
+@jit
 def _finish(
     gram: Array, h: Array, a: Array, p: int, l1: float, l2: float, s: Array, target: Array, low: Array, best: Array,
 ) -> None:  # fmt: skip
@@ -229,7 +229,7 @@ def _finish(
         a[s[gone]] = 0.0
 
 
-@_jit
+@jit
 def _model(
     gram: Array, h: Array, a: Array, p: int, l1: float, l2: float, nonnegative: bool, tiny: float, g: Array,
     s: Array, target: Array, low: Array, best: Array,
@@ -248,7 +248,7 @@ def _model(
             return
 
 
-@_jit
+@jit
 def _look(atoms: Array, rows: Array, b: Array, a: Array, residual: Array, c: Array) -> float:
     """The residual of weights, every slope of a pool, and the size of the largest."""
     _residual(atoms, rows, b, a, residual)
@@ -259,7 +259,7 @@ def _look(atoms: Array, rows: Array, b: Array, a: Array, residual: Array, c: Arr
     return largest
 
 
-@_jit
+@jit
 def _invite(c: Array, n: int, inside: Array, threshold: float, nonnegative: bool, add: int, work: Array, p: int) -> int:
     """Takes at most `add` atoms above the threshold into the working set, largest first; its new size."""
     over = np.empty(n)
@@ -280,7 +280,7 @@ def _invite(c: Array, n: int, inside: Array, threshold: float, nonnegative: bool
     return p
 
 
-@_jit
+@jit
 def solve_range(
     atoms: Array, rows: Array, filled: Array, b: Array, l1: Array, l2: Array, nonnegative: bool, loops: int,
     add: int, exact: float, a: Array, residual: Array, c: Array, looked: Array,
@@ -344,7 +344,7 @@ def solve_range(
             looked[i] += 1
 
 
-@_jit
+@jit
 def settle_range(
     atoms: Array, rows: Array, filled: Array, b: Array, l1: Array, l2: Array, a: Array, residual: Array, c: Array,
 ) -> None:  # fmt: skip

@@ -117,7 +117,7 @@ def solve_pools(table: Tensor, local: Tensor, batch: Batch, pools: Pools, *, loo
         solve_range(rows, *arguments)
 
     rows = table.numpy()
-    _in_threads(
+    in_threads(
         solve, [local, pools.filled, batch.b, batch.l1.double(), batch.l2.double()], [weights, residual, c, looked]
     )
     return Answer(weights, residual, c, looked)
@@ -141,7 +141,7 @@ def settle(table: Tensor, local: Tensor, batch: Batch, pools: Pools) -> Answer:
         settle_range(rows, *(v[at] for v in fixed), *(v[at] for v in out))
 
     rows = table.numpy()
-    _in_threads(solve, [local, pools.filled, batch.b, batch.l1.double(), batch.l2.double()], [weights, residual, c])
+    in_threads(solve, [local, pools.filled, batch.b, batch.l1.double(), batch.l2.double()], [weights, residual, c])
     return Answer(weights, residual, c, looked + 1)
 
 
@@ -153,7 +153,7 @@ def _room(batch: Batch, pools: Pools) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _in_threads(work: Callable[[slice, list[Any], list[Any]], None], fixed: list[Tensor], out: list[Tensor]) -> None:
+def in_threads(work: Callable[[slice, list[Any], list[Any]], None], fixed: list[Tensor], out: list[Tensor]) -> None:
     """Runs compiled work over slices of the queries, as many at once as torch has threads."""
     n = len(fixed[0])
     given, made = [v.contiguous().numpy() for v in fixed], [v.numpy() for v in out]

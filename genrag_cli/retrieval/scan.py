@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrag_cli.retrieval import pools
 from genrag_cli.retrieval.atoms import STREAM_ROWS, Atoms, HeldAtoms
+from genrag_cli.retrieval.best import CompiledBest, TorchBest
 from genrag_cli.retrieval.certificate import bank_parts
 from genrag_cli.retrieval.objective import GapParts
 from genrag_cli.retrieval.pools import Answer
@@ -135,22 +137,14 @@ class Scan:
         left = single.bfloat16() if rough else single
         l1 = l1.float()
         k = min(k, self.atoms.n)
-        best = torch.empty(len(single), 0, device=single.device)
-        place = torch.empty(len(single), 0, dtype=torch.long, device=single.device)
+        kind = CompiledBest if pools.engine(single.device.type) == "compiled" else TorchBest
+        best = kind(l1, k, nonnegative)
         for low, block in self._blocks(rough):
-            inverse = self._inverse[low : low + len(block)]
-            score = (left @ block.T).float()
-            if not nonnegative:
-                score.abs_()
-            score.sub_(l1[:, None]).mul_(inverse)
-            top = score.topk(min(k, len(block)), dim=1)
-            best, place = torch.cat([best, top.values], 1), torch.cat([place, top.indices + low], 1)
-            if best.shape[1] > k:
-                top = best.topk(k, dim=1)
-                best, place = top.values, place.gather(1, top.indices)
-        everyone = k == self.atoms.n
-        edge = torch.full_like(l1, -torch.inf).double() if everyone else best[:, -1].double()
-        return Look(place, best, edge, self._margin(residual, left, l1.double(), best[:, -1].double(), rough))
+            best.take(left @ block.T, self._inverse[low : low + len(block)], low)
+        score, place = best.end()
+        least = score.amin(1).double()
+        edge = torch.full_like(least, -torch.inf) if k == self.atoms.n else least
+        return Look(place, score, edge, self._margin(residual, left, l1.double(), least, rough))
 
     def ceiling(self, look: Look, step: Tensor, nonnegative: bool) -> Tensor:
         """(q,) float64: no atom outside the look has a score above it once the residual has moved by `step` (q, m).

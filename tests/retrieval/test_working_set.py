@@ -133,10 +133,10 @@ def test_each_query_keeps_its_own_rounds():
 @pytest.mark.parametrize("max_iter", [1, 2])
 def test_what_an_unfinished_query_gets_does_not_depend_on_its_company(max_iter):
     dictionary, queries, l1 = problem()
-    strengths = np.where(np.arange(60) % 3 == 0, 1e-4, 0.5).astype(np.float32) * l1 / SHARE
+    strengths = np.where(np.arange(30) % 3 == 0, 1e-4, 0.5).astype(np.float32) * l1 / SHARE
     options = {"gap": 1e-7, "max_iter": max_iter}
-    together = solve(dictionary, queries[:, :60], l1=strengths, l2=0.0, **options)
-    alone = solve(dictionary, queries[:, :60], l1=strengths, l2=0.0, chunk=1, **options)
+    together = solve(dictionary, queries[:, :30], l1=strengths, l2=0.0, **options)
+    alone = solve(dictionary, queries[:, :30], l1=strengths, l2=0.0, chunk=1, **options)
     assert "stalled" in together.status
     np.testing.assert_array_equal(together.status, alone.status)
     np.testing.assert_allclose(together.gap, alone.gap, rtol=1e-2, atol=1e-9)
