@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -137,4 +138,10 @@ class StreamedAtoms:
         return out, local
 
     def _load(self, low: int, high: int) -> Tensor:
-        return torch.as_tensor(self._read(low, high), dtype=torch.float32).to(self._device)
+        rows = writable(np.asarray(self._read(low, high), np.float32))
+        return torch.from_numpy(rows).to(self._device)
+
+
+def writable(array: NDArray[Any]) -> NDArray[Any]:
+    """The array, or a copy where it may not be written to: torch has no read-only tensors."""
+    return array if array.flags.writeable else array.copy()

@@ -15,7 +15,7 @@ COLUMNS = 4096
 """Atoms turned to float64 at a time."""
 
 
-def pool_gap(batch: Batch, weights: Tensor, residual: Tensor, c: Tensor, filled: Tensor) -> Tensor:
+def pool_gap(batch: Batch, weights: Tensor, residual: Tensor, c: Tensor, filled: Tensor, rest: Tensor) -> Tensor:
     """Gaps (q,) of queries whose other atoms all have D_j'r <= l1 (|D_j'r| when signed).
 
     Args:
@@ -24,6 +24,7 @@ def pool_gap(batch: Batch, weights: Tensor, residual: Tensor, c: Tensor, filled:
         residual: b - D a (q, m) float64.
         c: D'r over the pool (q, K) float64.
         filled: (q,) places of the pool in use.
+        rest: (q,) no other atom has a larger D_j'r, which is at most l1; -inf where there is no other.
     """
     wide = batch.double()
     valid = torch.arange(weights.shape[1], device=weights.device) < filled[:, None]
@@ -31,7 +32,7 @@ def pool_gap(batch: Batch, weights: Tensor, residual: Tensor, c: Tensor, filled:
     excess = torch.where(valid, (size - wide.l1[:, None]).clamp(min=0), 0.0).square().sum(1)
     slack = c - wide.l2[:, None] * weights
     slack = torch.where(valid, slack if batch.nonnegative else slack.abs(), -torch.inf)
-    top = torch.maximum(slack.amax(1), wide.l1)
+    top = torch.maximum(slack.amax(1), rest)
     return relative_gap(wide.b, residual, weights, GapParts(excess, top), wide.l1, wide.l2)
 
 

@@ -48,7 +48,9 @@ def keep_best(
         for j in range(values.shape[1]):
             v = values[i, j] if nonnegative else abs(values[i, j])
             s = (v - strong) * inverse[j]
-            if s > least:
+            if np.isnan(s):  # overflowed: nobody knows, so it is looked at again
+                s = np.float32(np.inf)
+            if s > least or n < k:
                 score[i, n] = s
                 place[i, n] = low + j
                 n += 1

@@ -37,6 +37,9 @@ class SpreadScan(Scan):
         sizes = [int(c[0]) for c in counts]
         self.finite = all(bool(c[1]) for c in counts)
         self._first, self._total = sum(sizes[: self._rank]), sum(sizes)
+        self.narrowest = min(
+            float(v) for v in self._gather(torch.tensor(self.narrowest, dtype=torch.float64, device=atoms.device))
+        )
         self.sub = HeldAtoms(torch.cat(self._gather_rows(self.sub.rows)))
         self.sub_index = torch.cat(self._gather_rows(self.sub_index + self._first))
 
@@ -88,6 +91,10 @@ class SpreadScan(Scan):
         out = flags.to(torch.uint8)
         dist.broadcast(out, dist.get_global_rank(self._group, 0), self._group)
         return out.bool()
+
+    def least(self, value: int) -> int:
+        """The smallest that any rank has."""
+        return min(int(v) for v in self._gather(torch.tensor([value], device=self.atoms.device)))
 
     def gap_parts(self, batch: Batch, residual: Tensor, index: Tensor, weights: Tensor) -> GapParts:
         """Sums and maxima over all ranks."""

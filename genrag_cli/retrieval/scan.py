@@ -28,10 +28,12 @@ COLUMNS = 16_384
 SUB_BANK = 1600
 """Atoms that a first guess looks at, at least."""
 WIDEST_STRIDE = 64
-HALF = 2.0**-9
+HALF = 2.0**-8
 """Unit roundoff of bfloat16."""
 SINGLE = 2.0**-24
 """Unit roundoff of float32."""
+SMALLEST = 2.0**-126
+"""Products below it may be taken for 0."""
 
 Precision = Literal["bfloat16", "float32"]
 
@@ -51,6 +53,10 @@ class Look:
     score: Tensor
     edge: Tensor
     margin: Tensor
+
+    def rows(self, rows: Tensor) -> "Look":
+        """Some of the queries."""
+        return Look(self.index[rows], self.score[rows], self.edge[rows], self.margin[rows])
 
 
 def fast_precision(device: torch.device) -> Precision:
@@ -102,6 +108,8 @@ class Scan:
         spread = spread.clamp(min=max(0.1 * float(spread.median()), 1e-30))
         self._inverse = 1 / spread
         self._steepest = float(self._inverse.max()) * (1 + 1e-6)
+        self.narrowest = 1 / self._steepest
+        """No v_j is smaller: an atom whose score is at most s < 0 has c_j <= l1 + s x this."""
         self._stretch = float((norms * self._inverse).max()) * (1 + 1e-6)
         self.sub = HeldAtoms(torch.cat(sub))
         self.sub_index = torch.arange(0, n, stride, device=atoms.device)
@@ -168,6 +176,10 @@ class Scan:
         """Flags that decide how to go on."""
         return flags
 
+    def least(self, value: int) -> int:
+        """The smallest that any rank has."""
+        return value
+
     def gap_parts(self, batch: Batch, residual: Tensor, index: Tensor, weights: Tensor) -> GapParts:
         """What duality gaps are made of, from one float64 pass over everything."""
         return bank_parts(self.atoms, 0, batch, residual, index, weights)
@@ -190,5 +202,5 @@ class Scan:
         sums = (self.atoms.m + 8) * 2 * SINGLE * size
         unit = HALF if rough else SINGLE
         factors = (unit if rough else 0.0) * size + (1 + unit) * lost
-        margin: Tensor = 1.01 * (self._stretch * (factors + sums) + 2 * unit * (l1 * self._steepest + edge.abs()))
-        return margin
+        bounded: Tensor = 1.01 * (self._stretch * (factors + sums) + 2 * unit * (l1 * self._steepest + edge.abs()))
+        return bounded + (self.atoms.m + 8) * SMALLEST * self._steepest

@@ -1,6 +1,7 @@
 """The library's front door: any dictionary, any queries, numpy or torch in, `SparseCodes` out."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrag_cli.errors import SolverError
-from genrag_cli.retrieval.atoms import Atoms, HeldAtoms
+from genrag_cli.retrieval.atoms import Atoms, HeldAtoms, writable
 from genrag_cli.retrieval.fista import lipschitz, solve_dense
 from genrag_cli.retrieval.memory import chunk_for, ran_out
 from genrag_cli.retrieval.problem import Batch, Solved
@@ -81,13 +82,15 @@ def solve(
     batch = Batch(rows, _per_query("l1", l1, n, rows), _per_query("l2", l2, n, rows), nonnegative)
     if start is not None and (start.n_bank != scan.n or len(start) != n):
         raise SolverError(f"start is for {len(start)} queries over {start.n_bank} spots, asked {n} over {scan.n}")
+    if start is not None and nonnegative:
+        start = replace(start, weights=np.maximum(start.weights, 0))
     work = _dense(scan, gap, max_iter) if method == "dense" else _sets(scan, batch, gap, max_iter)
 
     def one(part: slice, tell: Callable[[int], None]) -> SparseCodes:
         warm = None if start is None else start.rows(part)
         return pack_codes(work(batch.rows(torch.arange(part.start, part.stop)), warm, tell), scan.n, gap)
 
-    parts = list(_in_chunks(n, chunk or chunk_for(scan.atoms), one, on_progress))
+    parts = list(_in_chunks(n, chunk or scan.least(chunk_for(scan.atoms)), one, on_progress))
     return join_codes(parts) if parts else empty_codes(scan.n)
 
 
@@ -119,6 +122,10 @@ def prepare(
         scan = SpreadScan(atoms, group)
     if not scan.finite:
         wrong = sum(int((~torch.isfinite(block)).sum()) for _, block in atoms.blocks(4096))
+        if wrong == 0 and group is None:
+            raise SolverError(
+                "dictionary: values are so large that their squares overflow float32", "Scale dictionary and queries."
+            )
         raise SolverError(f"dictionary: {wrong} values are not finite")
     return scan
 
@@ -220,7 +227,7 @@ def _rows(what: str, array: Array, device: str | torch.device | None) -> Tensor:
     """The columns of a matrix as contiguous float32 rows."""
     if isinstance(array, np.ndarray) and array.ndim == 2:
         # numpy transposes in half the time that torch takes: it asks for large pages.
-        array = torch.from_numpy(np.ascontiguousarray(array.T, np.float32)).T
+        array = torch.from_numpy(writable(np.ascontiguousarray(array.T, np.float32))).T
     tensor = torch.as_tensor(array, dtype=torch.float32, device=device)
     if tensor.ndim != 2:
         raise SolverError(f"{what}: a matrix was expected, found shape {tuple(tensor.shape)}")

@@ -19,7 +19,7 @@ from genrag_cli.retrieval.block import one_thread
 from genrag_cli.retrieval.certificate import combined, gap_from, pool_gap
 from genrag_cli.retrieval.pools import Answer, Pools, settle, solve_pools, support
 from genrag_cli.retrieval.problem import Batch, Solved
-from genrag_cli.retrieval.scan import Scan
+from genrag_cli.retrieval.scan import Look, Scan
 
 START = 192
 """Nearest atoms of the sub-bank that a query without a warm start begins from."""
@@ -76,10 +76,13 @@ def solve_working_set(
         answer = _solve(scan, table, local, some, pools, LOOPS, EXACT)
         with one_thread(device):
             closed = scan.ceiling(look, answer.residual - residual, batch.nonnegative) <= 0
-        weights, found, looked = _certify(table, local, some, replace(pools, weights=answer.weights), closed)
+        solved = replace(pools, weights=answer.weights)
+        weights, found, looked = _certify(scan, look, residual, table, local, some, solved, closed)
         pools, residual = replace(pools, weights=weights), answer.residual
         passes[alive] += 1 + (answer.looked + looked).double() * (local.shape[1] / scan.n)
-        idle[alive] = torch.where(found < best[alive], 0, idle[alive] + 1)
+        # A pool that can still grow is not at its end.
+        still = closed | (width >= min(WIDEST, scan.n))
+        idle[alive] = torch.where(found < best[alive], 0, idle[alive] + still)
         best[alive] = torch.minimum(best[alive], found)
         ended = scan.agreed((found <= gap) | (idle[alive] > PATIENCE) | (round_ == max_rounds - 1))
         if bool(ended.any()):
@@ -123,8 +126,13 @@ def _solve(scan: Scan, table: Tensor, local: Tensor, batch: Batch, pools: Pools,
     return scan.divided(len(batch), work)
 
 
-def _certify(table: Tensor, local: Tensor, batch: Batch, pools: Pools, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rounds the weights of queries that nobody outside can join: weights, gaps (inf elsewhere), looks at the pool."""
+def _certify(
+    scan: Scan, look: Look, residual: Tensor, table: Tensor, local: Tensor, batch: Batch, pools: Pools, closed: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounds the weights of queries that nobody outside can join: weights, gaps (inf elsewhere), looks at the pool.
+
+    `residual` is where the look was taken; whether nobody can join is asked again of the rounded weights.
+    """
     found = torch.full(closed.shape, torch.inf, dtype=torch.float64, device=closed.device)
     looked, weights = torch.zeros(len(found), dtype=torch.long, device=closed.device), pools.weights.clone()
     rows = closed.nonzero()[:, 0]
@@ -132,7 +140,10 @@ def _certify(table: Tensor, local: Tensor, batch: Batch, pools: Pools, closed: T
         inside, some = pools.rows(rows), batch.rows(rows)
         answer = settle(table, local[rows], some, inside)
         with one_thread(found.device):
-            found[rows] = pool_gap(some, answer.weights, answer.residual, answer.c, inside.filled)
+            ceiling = scan.ceiling(look.rows(rows), answer.residual - residual[rows], batch.nonnegative)
+            rest = some.l1.double() + ceiling * scan.narrowest
+            gaps = pool_gap(some, answer.weights, answer.residual, answer.c, inside.filled, rest)
+        found[rows] = torch.where(ceiling <= 0, gaps, torch.inf)
         looked[rows], weights[rows] = answer.looked, answer.weights
     return weights, found, looked
 

@@ -50,7 +50,8 @@ def test_gaps_without_a_ridge_are_not_overstated(share, nonnegative):
     l1 = float(np.float32(share * top))
     codes = solve(dictionary, queries, l1=l1, l2=0.0, nonnegative=nonnegative, gap=1e-4)
     exact = definitions(dictionary, queries, codes, l1, 0.0, nonnegative)
-    np.testing.assert_allclose(codes.gap, exact, rtol=1e-3, atol=1e-9)
+    assert (codes.gap >= exact * (1 - 1e-3) - 1e-9).all()
+    assert (codes.gap <= exact + 1e-6).all()  # atoms outside a pool are only known to be below l1
 
 
 @SIGNS
@@ -59,7 +60,8 @@ def test_gaps_of_queries_that_are_bank_spots_are_not_overstated(nonnegative):
     queries, l1 = dictionary[:, :12].copy(), float(np.float32(1e-3))
     codes = solve(dictionary, queries, l1=l1, l2=0.0, nonnegative=nonnegative, gap=1e-5)
     exact = definitions(dictionary, queries, codes, l1, 0.0, nonnegative)
-    np.testing.assert_allclose(codes.gap, exact, rtol=1e-3, atol=1e-9)
+    assert (codes.gap >= exact * (1 - 1e-3) - 1e-9).all()
+    assert (codes.gap <= exact + 1e-6).all()  # atoms outside a pool are only known to be below l1
     assert set(codes.status) == {"solved"}
 
 
@@ -132,7 +134,7 @@ def test_a_pool_that_nobody_can_join_bounds_the_gap_over_the_bank(l2, nonnegativ
     c = left @ atoms.T
     inside = ((c if nonnegative else c.abs()) > 0.5 * l1) | (rough != 0)
     order = (~inside).to(torch.int8).sort(dim=1, stable=True).indices
-    found = pool_gap(batch, rough.gather(1, order), left, c.gather(1, order), inside.sum(1))
+    found = pool_gap(batch, rough.gather(1, order), left, c.gather(1, order), inside.sum(1), batch.l1.double())
     for i in range(8):
         exact = exact_gap(dictionary, queries[:, i], rough[i].numpy(), l1, float(np.float32(l2)), nonnegative)
         assert float(found[i]) >= exact * (1 - 1e-9) - 1e-15

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrag_cli.retrieval import pools
 from genrag_cli.retrieval import scan as module
 from genrag_cli.retrieval.atoms import HeldAtoms, StreamedAtoms
 from genrag_cli.retrieval.scan import Scan, fast_precision
@@ -13,6 +14,23 @@ from genrag_cli.retrieval.scan import Scan, fast_precision
 PRECISIONS = ("bfloat16", "float32")
 KINDS = ("plain", "shared mean", "huge", "tiny", "underflowing", "lengths", "duplicates", "zeros")
 N, M, Q = 300, 96, 6
+
+
+@pytest.fixture(scope="module", params=["compiled", "torch"], autouse=True)
+def either_engine(request):
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pools, "engine", lambda _: request.param)
+        yield
+
+
+@pytest.fixture
+def filled_memory():
+    """Memory that nothing was written to holds NaN, or the largest number, and not by luck what was meant."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def bank(kind, n=N, m=M, seed=0):
@@ -156,6 +174,15 @@ def test_where_every_atom_is_kept_nothing_is_outside(precision):
     look = scan.look(residuals_of(rows), torch.ones(Q), True, 50)
     assert all(sorted(index) == list(range(12)) for index in look.index.tolist())
     assert bool(scan.ceiling(look, residuals_of(rows, 2), True).isneginf().all())
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+@pytest.mark.parametrize(("rows", "residual", "l1"), [(0.0, 1.0, 1e9), (1e18, 1e21, 1.0), (1.0, 1.0, 1e38)])
+def test_scores_that_overflow_are_of_atoms_that_exist(filled_memory, rows, residual, l1, nonnegative):
+    scan = Scan(HeldAtoms(torch.from_numpy(rows * bank("plain")).float()), precision="float32")
+    look = scan.look(residual * residuals_of(bank("plain")), torch.full((Q,), l1), nonnegative, 100)
+    assert look.index.shape == (Q, 100)
+    assert bool(((look.index >= 0) & (look.index < N)).all())
 
 
 @pytest.mark.parametrize("kind", KINDS)
