@@ -136,4 +136,5 @@ def relative_gap(query: Tensor, residual: Tensor, codes: Tensor, parts: GapParts
     s = torch.where(q > 0, s, torch.zeros_like(s))
     scaled = primal - (s * br - 0.5 * s.square() * q)
     gap = torch.minimum(young, scaled).clamp(min=0)
-    return torch.where(primal > 0, gap / primal.clamp(min=tiny), torch.zeros_like(gap))
+    share = torch.where(primal == 0, 0.0, gap / primal.clamp(min=tiny))
+    return torch.where(torch.isnan(share), torch.inf, share)

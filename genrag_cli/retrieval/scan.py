@@ -85,6 +85,9 @@ class Scan:
     def __init__(self, atoms: Atoms, precision: Precision | None = None) -> None:
         self.atoms = atoms
         self.precision: Precision = precision or fast_precision(atoms.device)
+        if atoms.device.type == "cuda":  # the bounds below are for sums in float32
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+            torch.backends.cuda.matmul.allow_tf32 = False
         n = atoms.n
         stride = max(1, min(WIDEST_STRIDE, n // SUB_BANK))
         # Any centre will do; the first rows are the same however blocks arrive.
@@ -101,6 +104,8 @@ class Scan:
             sub.append(block[(-low) % stride :: stride].clone())
             if self._low is not None:
                 self._low[part] = block
+        self.largest = float(norms.max())
+        """Largest |D_j|."""
         self.finite = bool(torch.isfinite(norms).all())
         """Whether every value of the dictionary is."""
         # Cancellation costs a little of float32; v_j must not be too small for the bounds, so it is raised by that.

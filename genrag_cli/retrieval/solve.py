@@ -25,6 +25,7 @@ Array = NDArray[Any] | Tensor
 MAX_ROUNDS = 60
 TIGHTEST_GAP = 1e-7
 """float32 weights cannot promise less."""
+SMALLEST_ATOM = 1e-16
 
 
 def solve(
@@ -127,6 +128,11 @@ def prepare(
                 "dictionary: values are so large that their squares overflow float32", "Scale dictionary and queries."
             )
         raise SolverError(f"dictionary: {wrong} values are not finite")
+    if 0 < scan.largest < SMALLEST_ATOM:
+        raise SolverError(
+            f"dictionary: its columns are so short ({scan.largest:.1e} at most) that their squares vanish in float32",
+            "Scale dictionary and queries.",
+        )
     return scan
 
 

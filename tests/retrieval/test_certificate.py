@@ -139,3 +139,14 @@ def test_a_pool_that_nobody_can_join_bounds_the_gap_over_the_bank(l2, nonnegativ
         exact = exact_gap(dictionary, queries[:, i], rough[i].numpy(), l1, float(np.float32(l2)), nonnegative)
         assert float(found[i]) >= exact * (1 - 1e-9) - 1e-15
         assert float(found[i]) <= 1.01 * exact + 0.01
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_weights_that_are_not_finite_have_no_gap(wrong):
+    dictionary, queries, _ = problem()
+    atoms = HeldAtoms(torch.from_numpy(dictionary.T.copy()))
+    batch, (index, weights) = batch_of(queries, 0.25, 0.1, True), some_weights(200, 8, 10)
+    weights[:, 0] = wrong
+    left = combined(batch, *atoms.table(index), weights)
+    found = gap_from(batch, left, weights, bank_parts(atoms, 0, batch, left, index, weights))
+    assert not bool((found < 1).any())

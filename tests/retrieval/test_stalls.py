@@ -1,5 +1,6 @@
 """Problems that a solver can stall on: each ends with a certificate, or says that it did not, or is refused."""
 
+import contextlib
 import importlib
 
 import numpy as np
@@ -27,6 +28,7 @@ def honest():
 
     def run(dictionary, queries, l1, l2, nonnegative=True, gap=GAP, **options):
         codes = solve(dictionary, queries, l1=l1, l2=l2, nonnegative=nonnegative, gap=gap, **options)
+        assert np.isfinite(codes.weights).all()
         strengths = (np.broadcast_to(np.asarray(v, np.float32), queries.shape[1]).astype(float) for v in (l1, l2))
         for b, a, lo, hi, said, status in zip(
             queries.T, codes.dense(), *strengths, codes.gap, codes.status, strict=True
@@ -34,7 +36,6 @@ def honest():
             exact = exact_gap(dictionary, b, a, lo, hi, nonnegative)
             assert said >= exact * (1 - 1e-3) - 1e-9
             assert status == ("solved" if said <= gap else "stalled")
-        assert np.isfinite(codes.weights).all()
         assert not nonnegative or codes.weights.min(initial=0) >= 0
         return codes
 
@@ -230,6 +231,14 @@ def test_banks_and_queries_of_any_size(honest, scale, nonnegative):
     scaled = [(scale * v).astype(np.float32) for v in (dictionary, queries)]
     codes = honest(*scaled, np.float32(0.05 * scale**2), 0.0, nonnegative)
     assert_solved(codes)
+
+
+@SIGNS
+@pytest.mark.parametrize("scale", [1e-22, 1e-25])
+def test_a_bank_too_small_for_float32_is_refused_or_solved_honestly(honest, scale, nonnegative):
+    dictionary, queries = made_up()
+    with contextlib.suppress(SolverError):
+        honest((scale * dictionary).astype(np.float32), queries, np.float32(0.05 * scale), 0.0, nonnegative)
 
 
 def test_a_bank_too_large_for_float32_is_refused_for_what_it_is():
