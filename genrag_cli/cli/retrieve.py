@@ -130,7 +130,7 @@ def retrieve(
         return {
             "slide": str(slide), "prediction": str(done.path), "spots": done.n_spots, "skipped": done.skipped,
             "median_references": done.median_refs, "worst_gap": done.worst_gap, "stalled": done.n_stalled,
-            "mean_passes": done.mean_passes, "solve_seconds": done.solve_s,
+            "mean_passes": done.mean_passes,
         }  # fmt: skip
 
     scratch = out.parent if out.suffix in (".h5ad", ".zarr") else out

@@ -58,7 +58,7 @@ class Retrieved:
     n_stalled: int = 0
     mean_passes: float | None = None
     solve_s: float | None = None
-    """Seconds in the solver."""
+    """Seconds in the solver; None where the file was there. Not in the file, which a rerun must make again."""
 
 
 def retrieve_slide(
@@ -122,7 +122,7 @@ def retrieve_slide(
         )
         if (done := _find_done(target, key, run.overwrite, listener)) is not None:
             facts = (float(done["median_references"]), float(done["gap_worst"]), int(done["n_stalled"]))
-            return Retrieved(target, len(grid), True, *facts, float(done["passes_mean"]), float(done["solve_seconds"]))
+            return Retrieved(target, len(grid), True, *facts, float(done["passes_mean"]))
         if run.dry_run:
             listener.say(f"would write {target}: {len(grid)} spots, {len(chosen)} genes")
             return Retrieved(target, len(grid), skipped=True)
@@ -163,7 +163,6 @@ def retrieve_slide(
             "slide_statistics": statistics.source,
             "centred": space.standardised,
             "bank_mean_total": float(bank.derived[f"genes/{space.scale.name}/mean"].sum()),
-            "solve_seconds": solve_s,
             "device": run.device,
             "seed": run.seed,
             "packages": {p: version(p) for p in ("torch", "numpy", "anndata", "zarr")},

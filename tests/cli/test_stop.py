@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from genrag_cli.backbones.stain import Stain
+from genrag_cli.pipeline.solver import WORK
 from genrag_cli.retrieval import solve as solver
 
 MESSAGE = "stopped; the same command goes on from here"
@@ -75,7 +76,7 @@ def test_a_stopped_retrieval_keeps_its_solved_blocks(retrieve, generag, slide, t
         return solver(*args, **kwargs)
 
     monkeypatch.setattr(pipeline, "SOLVE_BLOCK", 200)
-    monkeypatch.setattr(pipeline, "solve", stopping)
+    monkeypatch.setitem(WORK, "solve", stopping)
     stopped = retrieve(*FINE)
     assert stopped.code == 75
     assert visible(tmp_path / "out") == ["P3_1.stain.zarr.zip"]
@@ -106,7 +107,7 @@ def test_a_stop_while_writing_leaves_the_old_prediction(retrieve, tmp_path, monk
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_75_and_a_rerun_finishes(generag, slide, built_bank, tmp_path, number):
     out = tmp_path / "out"
-    command = ["embed", slide, "--backbone", "stain", "--bank", built_bank, "--pitch-um", "45", "-q", "--out", out]
+    command = ["embed", slide, "--backbone", "stain", "--bank", built_bank, "--pitch-um", "30", "-q", "--out", out]
     process = subprocess.Popen(
         [sys.executable, "-m", "genrag_cli", *map(str, command)], stderr=subprocess.PIPE, text=True
     )

@@ -63,7 +63,9 @@ def test_what_was_written_is_read(folder):
     assert bank.section_of[[0, 29, 30]].tolist() == ["A", "A", "B"]
     assert bank.patient_of[[0, 50]].tolist() == ["a", "b"]
     assert bank.spot_names[[0, 30]].tolist() == ["A/0x0", "B/0x0"]
-    np.testing.assert_array_equal(np.concatenate(bank.embeddings), np.concatenate([values_of("A"), values_of("B")]))
+    np.testing.assert_array_equal(
+        np.concatenate(list(bank.embeddings)), np.concatenate([values_of("A"), values_of("B")])
+    )
     np.testing.assert_array_equal(bank.derived["genes/counts/mean"], np.ones(40))
 
 
