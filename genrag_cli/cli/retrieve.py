@@ -100,6 +100,7 @@ def retrieve(
         raise UsageError(f"--expression {expression} asked", "Known: values, none")
     listener = ConsoleListener(quiet=quiet or os.environ.get("RANK", "0") != "0", verbose=verbose)
     slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
+    # Preset and solver are any text here; SolveOptions refuses what it does not know.
     solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap, solver)  # type: ignore[arg-type]
     if strength_from is not None:
         solve_options = replace(solve_options, strength=strength_of(strength_from, solve_options))

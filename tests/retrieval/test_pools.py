@@ -17,8 +17,6 @@ EXACT = 1e-11
 
 @pytest.fixture(params=["compiled", "torch"])
 def either_engine(request, monkeypatch):
-    if request.param == "compiled":
-        pytest.importorskip("numba")
     monkeypatch.setattr(module, "engine", lambda _: request.param)
     return request.param
 
@@ -119,7 +117,6 @@ def test_settled_weights_are_float32_and_leave_out_what_is_nothing(either_engine
 
 @pytest.mark.parametrize("nonnegative", [True, False])
 def test_settled_weights_do_not_show_how_their_support_was_found(nonnegative):
-    pytest.importorskip("numba")
     table, local, batch, pools = problem(0.01, nonnegative)
     index = local.sort(dim=1).values
     everyone = Pools(index, torch.zeros_like(pools.weights), torch.full((len(index),), index.shape[1]))
@@ -135,7 +132,6 @@ def test_settled_weights_do_not_show_how_their_support_was_found(nonnegative):
 
 
 def test_answers_do_not_depend_on_how_many_threads_there_are():
-    pytest.importorskip("numba")
     given_ = problem(0.01, True)
     threads = torch.get_num_threads()
     try:

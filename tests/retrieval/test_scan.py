@@ -18,8 +18,6 @@ N, M, Q = 300, 96, 6
 
 @pytest.fixture(scope="module", params=["compiled", "torch"], autouse=True)
 def either_engine(request):
-    if request.param == "compiled":
-        pytest.importorskip("numba")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pools, "engine", lambda _: request.param)
         yield

@@ -72,7 +72,8 @@ def test_a_streamed_array_gives_the_same_bits(block, precision, nonnegative):
 
 
 def test_a_zarr_array_on_disk_gives_the_same_bits(tmp_path):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     stored = zarr.create_array(tmp_path / "bank.zarr", shape=(N, M), chunks=(BLOCK, M), dtype="float32")
     stored[:] = DICTIONARY.T
     disk = zarr.open_array(tmp_path / "bank.zarr", mode="r")
