@@ -56,6 +56,23 @@ def _expect_shape(what: str, array: NDArray[Any], shape: tuple[int | None, ...])
         raise GeneragError(f"{what}: expected shape {shape} (None is free), found {array.shape}")
 
 
+@dataclass(frozen=True, eq=False)
+class GeneNames:
+    """The genes of a table of counts, as its source calls them."""
+
+    names: Strings
+    """(G,) symbols; stable ids where the source has no symbols."""
+    ids: Strings | None = None
+    """(G,) stable (Ensembl) ids, empty where one is unknown; None where the source has none."""
+
+    def __post_init__(self) -> None:
+        if self.ids is not None:
+            _expect_shape("GeneNames.ids", self.ids, (len(self.names),))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 @dataclass(frozen=True)
 class PixelSize:
     """How many um a level-0 pixel is, where that comes from, and what other sources said."""

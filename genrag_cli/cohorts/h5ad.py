@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from genrag_cli.cohorts.base import Measured, assemble_measured, lattice_indices
+from genrag_cli.cohorts.base import Measured, assemble_measured, lattice_indices, unique_genes
 from genrag_cli.errors import CohortError
-from genrag_cli.types import Doubles, Ints, Strings
+from genrag_cli.types import Doubles, GeneNames, Ints, Strings
 
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensemblid", "ensembl")
 _DENSE_ROWS = 1024
@@ -28,15 +28,17 @@ class CountsFile:
     trusts_indices: bool = True
     """Whether obs array_row and array_col are the geometry; if not, indices are made from the coordinates."""
 
-    def gene_names(self) -> Strings:
+    def read_genes(self) -> GeneNames:
         """(G,) unique symbols, in the order of first occurrence."""
         with _open(self.path) as file:
-            return np.array(list(dict.fromkeys(_index(file, "var").tolist())), dtype=np.str_)
+            return unique_genes(_index(file, "var"), _gene_ids(file))
+
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
 
     def load(self) -> Measured:
         """Reads X, obs, var and obsm['spatial'].
-
-        Columns that share a gene symbol are summed (transcripts of one gene, several ids to a symbol) and noted.
 
         Raises:
             CohortError: for a file that is not AnnData, holds no raw counts, or lacks coordinates that are needed.
@@ -51,17 +53,14 @@ class CountsFile:
             notes.append(f"{self.path.name} has no obsm['spatial']: the positions of its spots are unknown")
         if counts.shape != (len(names), len(genes)):
             raise CohortError(f"{self.path}: X is {counts.shape}, for {len(names)} spots and {len(genes)} genes")
-        counts, first, n_extra = _sum_repeated(counts, genes)
-        if n_extra:
-            notes.append(f"{n_extra} columns of {self.path.name} repeat a gene symbol and are summed into the first")
         return assemble_measured(
             source=self.path,
             names=names,
             centres=centres,
             array_rc=array_rc,
             counts=counts,
-            genes=genes[first],
-            gene_ids=None if ids is None else ids[first],
+            genes=genes,
+            gene_ids=ids,
             notes=notes,
         )
 
@@ -137,18 +136,3 @@ def _gene_ids(file: Any) -> Strings | None:
 
     column = next((c for c in _ID_COLUMNS if c in file["var"]), None)
     return None if column is None else np.array([str(v) for v in read_elem(file["var"][column])], dtype=np.str_)
-
-
-def _sum_repeated(counts: Any, genes: Strings) -> tuple[Any, Ints, int]:
-    """Sums columns of equal name; returns the counts, the first column of each name, and how many columns went."""
-    from scipy import sparse
-
-    _, first, inverse = np.unique(genes, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    first = first[order]
-    if len(first) == len(genes):
-        return counts, first, 0
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    into = (np.ones(len(genes), counts.dtype), (np.arange(len(genes)), rank[inverse]))
-    return sparse.csr_matrix(counts @ sparse.csr_matrix(into)), first, len(genes) - len(first)

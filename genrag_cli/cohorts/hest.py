@@ -8,14 +8,16 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from genrag_cli.cohorts.base import Cohort, Section
+from genrag_cli.cohorts.base import Cohort, Reading, Section
 from genrag_cli.cohorts.h5ad import CountsFile
 from genrag_cli.errors import CohortError
 
 LAYOUT = "st/*.h5ad with wsis/*.tif"
 _TECHNOLOGY = {"visium": "visium", "spatial transcriptomics": "st", "xenium": "xenium", "visium hd": "visium-hd"}
+SPECIES = {"homo sapiens": "human", "mus musculus": "mouse"}
 _SPACING_UM = {"visium": (100.0, 55.0), "st": (200.0, 100.0)}
 # HEST pools these into bins; its table leaves them blank (Xenium) or gives the 2 um of the raw bins (HD).
 _POOLED_UM = {"xenium": 100.0, "visium-hd": 128.0}
@@ -27,7 +29,7 @@ def looks_like(root: Path) -> bool:
     return any((root / "st").glob("*.h5ad"))
 
 
-def read_cohort(root: Path) -> Cohort:
+def read_cohort(root: Path, reading: Reading) -> Cohort:  # noqa: ARG001 - the layout leaves no choice
     """Lists the sections of a HEST-1k folder, whole or partly downloaded; opens no counts.
 
     Raises:
@@ -36,10 +38,8 @@ def read_cohort(root: Path) -> Cohort:
     table, warnings = _read_table(root)
     ready, bare, skipped = [], [], []
     for counts in sorted((root / "st").glob("*.h5ad")):
-        name = counts.stem
-        metadata = _complete(table.get(name, {}), root / "metadata" / f"{name}.json")
-        slide = root / "wsis" / f"{name}.tif"
-        section, said = _describe(name, counts, slide if slide.is_file() else None, metadata)
+        name, slide = counts.stem, root / "wsis" / f"{counts.stem}.tif"
+        section, said = _read_section(root, counts, table)
         warnings += said
         if section.slide is None:
             skipped.append((name, f"no slide: {slide} does not exist"))
@@ -47,6 +47,22 @@ def read_cohort(root: Path) -> Cohort:
         else:
             ready.append(section)
     return Cohort(root, "hest", tuple(ready), tuple(skipped), tuple(warnings), tuple(bare))
+
+
+def read_one(counts: Path, reading: Reading) -> Section | None:  # noqa: ARG001 - the layout leaves no choice
+    """The section of one `st/ID.h5ad`."""
+    if counts.suffix != ".h5ad" or counts.parent.name != "st":
+        return None
+    root = counts.parent.parent
+    section, said = _read_section(root, counts, _read_table(root)[0])
+    return replace(section, notes=tuple(said))
+
+
+def _read_section(root: Path, counts: Path, table: dict[str, dict[str, str]]) -> tuple[Section, list[str]]:
+    name = counts.stem
+    metadata = _complete(table.get(name, {}), root / "metadata" / f"{name}.json")
+    slide = root / "wsis" / f"{name}.tif"
+    return _describe(name, counts, slide if slide.is_file() else None, metadata)
 
 
 def _read_table(root: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -111,6 +127,7 @@ def _describe(name: str, counts: Path, slide: Path | None, metadata: dict[str, s
         # HD bins that are empty were dropped before HEST numbered rows and columns.
         reader=CountsFile(counts, trusts_indices=technology != "visium-hd"),
         technology=technology,
+        species=SPECIES.get(metadata.get("species", "").lower(), metadata.get("species", "").lower() or None),
         spot_diameter_um=diameter,
         spot_pitch_um=pitch,
         pixel_size_candidates=tuple((source, value) for source, value in sizes if value is not None),

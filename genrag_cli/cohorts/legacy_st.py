@@ -12,9 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from genrag_cli.cohorts.base import EMPTY_REMEDY, Cohort, Measured, Section, assemble_measured, refuse_duplicates
+from genrag_cli.cohorts.base import (
+    EMPTY_REMEDY,
+    Cohort,
+    Measured,
+    Reading,
+    Section,
+    assemble_measured,
+    refuse_duplicates,
+    unique_genes,
+)
 from genrag_cli.errors import CohortError
-from genrag_cli.types import Strings
+from genrag_cli.types import GeneNames, Strings
 
 LAYOUT = "counts/*.tsv or *.tsv.gz with spots/*_selection.tsv and images/"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
@@ -31,9 +40,13 @@ class LegacyTables:
     counts: Path
     positions: Path
 
-    def gene_names(self) -> Strings:
+    def read_genes(self) -> GeneNames:
         """(G,) from the header of the count table."""
-        return _read_header(self.counts)
+        return unique_genes(_read_header(self.counts), None)
+
+    def files(self) -> tuple[Path, ...]:
+        """Both tables."""
+        return (self.counts, self.positions)
 
     def load(self) -> Measured:
         """Joins counts and positions by spot name, in the order of the count table."""
@@ -64,7 +77,7 @@ class LegacyTables:
             centres=where[:, 2:4],
             array_rc=where[:, 1::-1],
             counts=sparse.csr_matrix(values[joined]),
-            genes=self.gene_names(),
+            genes=_read_header(self.counts),
             notes=notes,
         )
 
@@ -74,7 +87,7 @@ def looks_like(root: Path) -> bool:
     return (root / "spots").is_dir() and any(_count_tables(root))
 
 
-def read_cohort(root: Path) -> Cohort:
+def read_cohort(root: Path, reading: Reading) -> Cohort:  # noqa: ARG001 - the layout leaves no choice
     """Lists the sections of a legacy ST folder; reads no table.
 
     Raises:
@@ -93,16 +106,7 @@ def read_cohort(root: Path) -> Cohort:
         if not positions.is_file():
             skipped.append((name, f"no positions: {positions} does not exist"))
             continue
-        section = Section(
-            name=name,
-            patient=None,
-            slide=images.get(name),
-            counts=counts,
-            reader=LegacyTables(counts, positions),
-            technology="st",
-            spot_diameter_um=SPOT_DIAMETER_UM,
-            spot_pitch_um=SPOT_PITCH_UM,
-        )
+        section = _describe(name, counts, positions, images.get(name))
         if section.slide is None:
             skipped.append((name, f"no image: {root / 'images' / name}.{{jpg,png,tif}} does not exist"))
             bare.append(section)
@@ -110,6 +114,30 @@ def read_cohort(root: Path) -> Cohort:
             ready.append(section)
     warnings = tuple(f"image without counts: {path}" for name, path in images.items() if name not in tables)
     return Cohort(root, "legacy-st", tuple(ready), tuple(skipped), warnings, tuple(bare))
+
+
+def read_one(counts: Path, reading: Reading) -> Section | None:  # noqa: ARG001 - the layout leaves no choice
+    """The section of one count table, with the positions and the image that the layout puts beside it."""
+    suffix = next((s for s in _COUNT_SUFFIXES if counts.name.endswith(s)), None)
+    if suffix is None:
+        return None
+    root, name = counts.parent.parent, counts.name.removesuffix(suffix)
+    images = [p for p in sorted((root / "images").glob("*")) if p.stem == name and p.suffix.lower() in IMAGE_SUFFIXES]
+    positions = root / "spots" / f"{name}_selection.tsv"
+    return _describe(name, counts, positions, images[0] if len(images) == 1 else None)
+
+
+def _describe(name: str, counts: Path, positions: Path, image: Path | None) -> Section:
+    return Section(
+        name=name,
+        patient=None,
+        slide=image,
+        counts=counts,
+        reader=LegacyTables(counts, positions),
+        technology="st",
+        spot_diameter_um=SPOT_DIAMETER_UM,
+        spot_pitch_um=SPOT_PITCH_UM,
+    )
 
 
 def _count_tables(root: Path) -> dict[str, Path]:
@@ -143,7 +171,6 @@ def _read_header(path: Path) -> Strings:
     genes = header if len(header) == len(row) - 1 else header[1:]
     if len(genes) != len(row) - 1:
         raise CohortError(f"{path}: {len(genes)} gene names over {len(row) - 1} columns of counts")
-    refuse_duplicates(genes, "gene", path)
     return np.array(genes, dtype=np.str_)
 
 

@@ -123,7 +123,7 @@ def _recall_patients(writer: BankWriter, chosen: list[Section], listener: Listen
 def _create(
     writer: BankWriter, cohort: Cohort, chosen: list[Section], options: BankOptions, listener: Listener
 ) -> None:
-    genes, dropped = common_genes([s.gene_names() for s in chosen])
+    genes, dropped = common_genes([s.read_genes().names for s in chosen])
     if len(genes) == 0:
         raise CohortError(f"the {len(chosen)} sections of {cohort.root} share no gene name", "Are these one species?")
     counts = {s.name: d.tolist() for s, d in zip(chosen, dropped, strict=True)}

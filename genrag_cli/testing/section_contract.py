@@ -48,7 +48,16 @@ class SectionContract:
     def test_gene_names_are_those_of_the_counts(self, tmp_path: Path) -> None:
         """The cheap way to the names gives the names of the columns."""
         section = self.make_section(tmp_path)
-        assert section.gene_names().tolist() == section.load().genes.tolist()
+        cheap, full = section.read_genes(), section.load().gene_names
+        assert cheap.names.tolist() == full.names.tolist()
+        assert (cheap.ids is None) == (full.ids is None)
+        assert cheap.ids is None or full.ids is None or cheap.ids.tolist() == full.ids.tolist()
+
+    def test_the_files_that_it_reads_are_there(self, tmp_path: Path) -> None:
+        """Their content decides whether a section has changed since a bank was built."""
+        files = self.make_section(tmp_path).reader.files()
+        assert files
+        assert all(file.is_file() for file in files)
 
     def test_spots_have_a_place_and_a_distance(self, tmp_path: Path) -> None:
         """Centres are finite, x before y, and neighbours lie apart."""
@@ -78,5 +87,6 @@ class SectionContract:
         lengths += [value for _, value in section.pixel_size_candidates]
         assert section.counts.exists()
         assert section.slide is None or section.slide.exists()
+        assert section.patches is None or section.patches.is_file()
         assert section.patient is None or section.patient.strip()
         assert all(length is None or length > 0 for length in lengths)

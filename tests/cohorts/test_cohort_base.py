@@ -92,12 +92,18 @@ def test_a_table_without_spots_or_genes_is_refused(tmp_path):
         assemble(np.zeros((2, 0)), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("field", "values", "what"), [("names", ["a", "a"], "spot name"), ("genes", ["g", "g"], "gene")]
-)
-def test_repeated_names_are_refused(field, values, what, tmp_path):
-    with pytest.raises(CohortError, match=rf"1 {what}\(s\) occur more than once"):
-        assemble([[1, 0], [0, 2]], tmp_path, **{field: values})
+def test_repeated_spot_names_are_refused(tmp_path):
+    with pytest.raises(CohortError, match=r"1 spot name\(s\) occur more than once"):
+        assemble([[1, 0], [0, 2]], tmp_path, names=["a", "a"])
+
+
+def test_columns_of_one_name_are_summed_and_keep_the_first_id(tmp_path):
+    measured = assemble([[1, 5, 2], [0, 0, 4]], tmp_path, genes=["g", "h", "g"], gene_ids=["E1", "E2", "E3"])
+    assert measured.genes.tolist() == ["g", "h"]
+    assert measured.gene_ids.tolist() == ["E1", "E2"]
+    assert measured.counts.toarray().tolist() == [[3, 5], [4, 0]]
+    assert measured.n_repeated == 1
+    assert "summed" in measured.notes[0]
 
 
 def test_shapes_that_do_not_fit_are_refused(tmp_path):

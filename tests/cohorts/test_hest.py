@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from genrag_cli.cohorts import open_cohort
+from genrag_cli.cohorts.base import Reading
 from genrag_cli.cohorts.hest import read_cohort
 from genrag_cli.errors import CohortError
 
@@ -25,7 +26,7 @@ def write_table(path, *rows):
 
 
 def described(write_hest, tmp_path, **changes):
-    return read_cohort(write_hest(tmp_path, metadata=VISIUM | changes)).sections[0]
+    return read_cohort(write_hest(tmp_path, metadata=VISIUM | changes), Reading()).sections[0]
 
 
 def test_metadata_beside_the_section_describes_it(write_hest, tmp_path):
@@ -39,7 +40,7 @@ def test_metadata_beside_the_section_describes_it(write_hest, tmp_path):
 def test_the_table_is_read_with_its_byte_order_mark_and_wins_over_the_json(write_hest, tmp_path):
     write_hest(tmp_path, "T1", metadata=VISIUM | {"patient": "patient 9", "organ": "Prostate"})
     write_table(tmp_path / "assets" / "HEST_v1_1_0.csv", ("T1", VISIUM | {"pixel_size_um_embedded": 0.5}))
-    section = read_cohort(tmp_path).sections[0]
+    section = read_cohort(tmp_path, Reading()).sections[0]
     assert section.patient == "Prostate, two donors/patient 2"
     assert section.metadata["organ"] == "Prostate"
     assert [value for _, value in section.pixel_size_candidates] == [0.37, 0.5]
@@ -49,7 +50,7 @@ def test_the_newest_of_several_tables_is_used_and_said(write_hest, tmp_path):
     write_hest(tmp_path, "T1")
     write_table(tmp_path / "HEST_v1_10_0.csv", ("T1", VISIUM | {"patient": "new"}))
     write_table(tmp_path / "HEST_v1_9_0.csv", ("T1", VISIUM | {"patient": "old"}))
-    cohort = read_cohort(tmp_path)
+    cohort = read_cohort(tmp_path, Reading())
     assert cohort.sections[0].patient == "Prostate, two donors/new"
     assert "HEST_v1_10_0.csv is used" in cohort.warnings[0]
 
@@ -82,7 +83,7 @@ def test_spacing_follows_the_columns_and_the_pooling_of_bins(write_hest, tmp_pat
 
 def test_overlapping_spots_are_read_as_swapped_columns_and_said(write_hest, tmp_path):
     write_hest(tmp_path, metadata=VISIUM | {"inter_spot_dist": 110, "spot_diameter": 150})
-    cohort = read_cohort(tmp_path)
+    cohort = read_cohort(tmp_path, Reading())
     assert (cohort.sections[0].spot_pitch_um, cohort.sections[0].spot_diameter_um) == (150, 110)
     assert "swapped" in cohort.warnings[0]
 
@@ -118,19 +119,19 @@ def test_rows_of_spots_come_from_the_file(write_hest, tmp_path):
 def test_damaged_metadata_is_refused_by_name(write_hest, tmp_path, content):
     (write_hest(tmp_path, metadata=VISIUM) / "metadata" / "T1.json").write_text(content)
     with pytest.raises(CohortError, match=r"T1\.json"):
-        read_cohort(tmp_path)
+        read_cohort(tmp_path, Reading())
 
 
 def test_a_table_without_ids_is_refused(write_hest, tmp_path):
     (write_hest(tmp_path) / "HEST_x.csv").write_text("sample,patient\nT1,a\n")
     with pytest.raises(CohortError, match="no column id; found sample, patient"):
-        read_cohort(tmp_path)
+        read_cohort(tmp_path, Reading())
 
 
 @pytest.mark.real
 def test_the_published_table_describes_a_breast_section(shared_data, write_hest, tmp_path):
     (tmp_path / "HEST_v1_1_0.csv").symlink_to(shared_data / "genes" / "HEST_v1_1_0.csv")
-    section = read_cohort(write_hest(tmp_path, "SPA148")).sections[0]
+    section = read_cohort(write_hest(tmp_path, "SPA148"), Reading()).sections[0]
     assert section.patient.endswith("/Patient B")
     assert (section.technology, section.spot_pitch_um) == ("st", 200)
     assert section.metadata["organ"] == "Breast"

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from genrag_cli.cohorts import open_cohort
+from genrag_cli.cohorts.base import Reading
 from genrag_cli.cohorts.legacy_st import read_cohort
 from genrag_cli.errors import CohortError
 
 
 @pytest.fixture
 def section(tmp_path, write_legacy):
-    return read_cohort(write_legacy(tmp_path)).sections[0]
+    return read_cohort(write_legacy(tmp_path), Reading()).sections[0]
 
 
 def rewrite_counts(section, lines):
@@ -71,7 +72,7 @@ def test_a_section_without_an_image_is_skipped_and_no_error(tmp_path, write_lega
 def test_a_section_without_positions_is_skipped(tmp_path, write_legacy):
     write_legacy(tmp_path, "C3")
     (write_legacy(tmp_path, "C2") / "spots" / "C2_selection.tsv").unlink()
-    cohort = read_cohort(tmp_path)
+    cohort = read_cohort(tmp_path, Reading())
     assert [s.name for s in cohort.sections] == ["C3"]
     assert "no positions" in dict(cohort.skipped)["C2"]
 
@@ -84,17 +85,18 @@ def test_the_array_is_stated_and_the_patient_is_not(section):
 
 def test_an_image_without_counts_is_a_warning_and_two_images_an_error(tmp_path, write_legacy):
     (write_legacy(tmp_path) / "images" / "D9.png").touch()
-    assert "D9.png" in read_cohort(tmp_path).warnings[0]
+    assert "D9.png" in read_cohort(tmp_path, Reading()).warnings[0]
     (tmp_path / "images" / "C2.tif").touch()
     with pytest.raises(CohortError, match="two images for section C2"):
-        read_cohort(tmp_path)
+        read_cohort(tmp_path, Reading())
 
 
-def test_repeated_genes_and_spots_are_refused(tmp_path, write_legacy, section):
-    twice = read_cohort(write_legacy(tmp_path / "b", genes=("ACTB", "KRT8", "ACTB"))).sections[0]
-    for read in (twice.gene_names, twice.load):
-        with pytest.raises(CohortError, match=r"C2\.tsv\.gz: 1 gene\(s\) occur more than once, such as ACTB"):
-            read()
+def test_repeated_genes_are_summed_and_repeated_spots_refused(tmp_path, write_legacy, section):
+    twice = read_cohort(write_legacy(tmp_path / "b", genes=("ACTB", "KRT8", "ACTB")), Reading()).sections[0].load()
+    apart = read_cohort(write_legacy(tmp_path / "c", genes=("A", "KRT8", "B")), Reading()).sections[0].load()
+    assert (twice.genes.tolist(), twice.n_repeated) == (["ACTB", "KRT8"], 1)
+    both = apart.counts[:, [0]] + apart.counts[:, [2]]
+    assert (twice.counts[:, [0]] != both).nnz == 0
     rewrite_counts(section, ["\tA\tB", "20x10\t1\t2", "20x10\t1\t2"])
     with pytest.raises(CohortError, match="20x10"):
         section.load()

@@ -55,7 +55,7 @@ def test_sections_that_share_nothing_are_refused_with_an_example_of_each():
 def test_her2st_sections_share_13972_genes(shared_data):
     from genrag_cli.cohorts import open_cohort
 
-    named = [s.gene_names() for s in open_cohort(shared_data / "her2st").sections]
+    named = [s.read_genes().names for s in open_cohort(shared_data / "her2st").sections]
     genes, dropped = common_genes(named)
     assert len(genes) == len(set.intersection(*(set(n.tolist()) for n in named))) == 13972
     assert [len(n) - len(d) for n, d in zip(named, dropped, strict=True)] == [13972] * 5
