@@ -2,28 +2,72 @@
 
 Rows of the bank stream through in blocks, and the output leaves in blocks of rows, so memory depends on neither the
 number of genes nor of spots. This module knows no files and no scales; its caller brings the bank's rows to a scale.
+
+A gene g that some sections of the bank did not measure is reconstructed from the references that did. With
+A = sum_i |a_i| over all references of a spot, A_g = sum_i |a_i| over those whose section measured g, f_g = A / A_g and
+mu_g the mean of g over the bank's spots that measured it,
+
+    y_g = mu_g + f_g sum_{i measured g} a_i (y_ig - mu_g)       or       y_g = f_g sum_{i measured g} a_i y_ig.
+
+Where A_g < MIN_SHARE A the gene is missing at that spot: its presence is False and its value a filler, mu_g in both
+forms. A gene that no section measured is missing everywhere. A spot without references (A = 0) has mu_g, or 0, as ever.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from genrag_cli.types import Doubles, Floats, SparseCodes
+from genrag_cli.types import Doubles, Floats, Ints, SparseCodes
 
 BLOCK_VALUES = 8_000_000
 """Values of the output held at once (float32: 32 MB)."""
 PRODUCT_VALUES = 1_000_000
 """Values of the output that one product with a block of the bank may touch (20 MB)."""
+MIN_SHARE = 0.1
+"""A gene is missing at a spot where sections that measured it hold a smaller share of the spot's weight."""
 KEEP_VALUES = 32_000_000
 """Non-zero values of the bank that are kept where the output has several blocks (with indices: 256 MB); above it, the
 bank is read again for each."""
 
 BankBlocks = Callable[[], Iterable[tuple[int, Any]]]
-"""Called for each walk over the bank: (first row, CSR (b, G) of the wanted genes in the output's scale)."""
+"""Called for each walk over the bank: (first row, CSR (b, G) of the wanted genes in the output's scale).
+
+Genes that a row's section did not measure hold nothing there."""
 
 
-def reconstruct(codes: SparseCodes, bank: BankBlocks, n_genes: int, mean: Doubles | None) -> Iterator[Floats]:
+@dataclass(frozen=True, eq=False)
+class Presence:
+    """Which genes the section of each bank spot measured; sections that measured the same genes are one kind."""
+
+    columns: Ints
+    """(k,) genes that some section did not measure."""
+    lacks: Doubles
+    """(P, k) 1 where a kind of section did not measure the gene, else 0."""
+    kinds: Any
+    """CSR (N, P) 1 where a bank spot is of a kind of section."""
+    filler: Doubles
+    """(G,) stands where a gene is missing."""
+
+    @staticmethod
+    def of(measured: NDArray[np.bool_], section_of: Ints, filler: Doubles) -> "Presence | None":
+        """From (S, G) what each section measured and the (N,) section of each bank spot; None where all is measured."""
+        import scipy.sparse as sp
+
+        columns = np.flatnonzero(~measured.all(axis=0))
+        if not len(columns):
+            return None
+        lacks, kind = np.unique(~measured[:, columns], axis=0, return_inverse=True)
+        n = len(section_of)
+        kinds = sp.csr_matrix((np.ones(n), kind.ravel()[section_of], np.arange(n + 1)), shape=(n, len(lacks)))
+        return Presence(columns, lacks.astype(np.float64), kinds, np.asarray(filler, np.float64))
+
+
+def reconstruct(
+    codes: SparseCodes, bank: BankBlocks, n_genes: int, mean: Doubles | None, presence: Presence | None = None
+) -> Iterator[tuple[Floats, NDArray[np.bool_] | None]]:
     """Yields the prediction in blocks of rows.
 
     Args:
@@ -31,9 +75,11 @@ def reconstruct(codes: SparseCodes, bank: BankBlocks, n_genes: int, mean: Double
         bank: walks the bank's rows, from first to last.
         n_genes: G.
         mean: mu (G,), for the centred form; None for the plain one.
+        presence: where sections of the bank lack genes; None: nowhere.
 
     Yields:
-        (b, G) float32, all of them together (n, G). Block sizes change no value.
+        (b, G) float32 values, all of them together (n, G), and (b, G) whether each is present, None without `presence`.
+        Block sizes change no value, and `presence` changes none whose gene was measured by all references of the spot.
     """
     import scipy.sparse as sp
 
@@ -47,7 +93,8 @@ def reconstruct(codes: SparseCodes, bank: BankBlocks, n_genes: int, mean: Double
             out += (1.0 - np.asarray(part.sum(axis=1)).ravel())[:, None] * mean
         for block in walk():
             _add(out, part, block)
-        yield out.astype(np.float32)
+        present = None if presence is None else _settle_missing(out, part.tocsr(), mean, presence)
+        yield out.astype(np.float32), present
 
 
 class _Walk:
@@ -86,3 +133,33 @@ def _add(out: Doubles, weights: Any, block: tuple[int, Any]) -> None:
         part = used[low : low + step]
         if part.nnz:
             out[low : low + step] += (part @ wide).toarray()
+
+
+def _settle_missing(out: Doubles, weights: Any, mean: Doubles | None, presence: Presence) -> NDArray[np.bool_]:
+    """Corrects in place what references without the gene left out, fills what is missing; returns what is present.
+
+    With s and l the sums of a_i over all references and over those without g, `out` holds
+    (1 - s) mu_g + sum_i a_i y_ig, so what is wanted is mu_g + f_g (out - (1 - l) mu_g); where l has no terms, `out`.
+    """
+    columns = presence.columns
+    somewhere = ~presence.lacks.all(axis=0)
+    centre = np.zeros(len(columns)) if mean is None else mean[columns]
+    present = np.ones(out.shape, np.bool_)
+    step = max(1, PRODUCT_VALUES // len(columns))
+    for low in range(0, len(out), step):
+        rows, part = slice(low, low + step), weights[low : low + step]
+        size = abs(part)
+        # Products of sparse rows: what they give does not depend on the other rows of the block.
+        lost_size = (size @ presence.kinds) @ presence.lacks
+        lost = (part @ presence.kinds) @ presence.lacks if part.data.min(initial=0) < 0 else lost_size
+        total = np.asarray(size.sum(axis=1))
+        held = total - lost_size
+        here = somewhere & (held >= MIN_SHARE * total)
+        values = out[rows, columns]
+        raised = here & (lost_size > 0)
+        factor = np.divide(total, held, out=np.ones_like(held), where=raised)
+        corrected = centre + factor * (values - (1.0 - lost) * centre)
+        values = np.where(raised, corrected, values)
+        out[rows, columns] = np.where(here, values, presence.filler[columns])
+        present[rows, columns] = here
+    return present

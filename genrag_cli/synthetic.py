@@ -130,7 +130,7 @@ def draw_section(patient: int, number: int, *, seed: int = 0, size_px: int = 288
         patient=f"P{patient}",
         image=image,
         array_xy=array_xy.astype(np.int64),
-        centres=centres.astype(np.float64),
+        centres=np.round(centres, 2),  # as the tables have them, so that every layout says the same
         counts=_count(log_rate, activity, rng),
         genes=genes,
         activity=activity,

@@ -219,9 +219,13 @@ class Expression:
     names: Strings
     genes: Strings
     scale: Scale
+    present: NDArray[np.bool_] | None = None
+    """(n, G) False where a value is missing and `values` holds a filler; None where none is missing."""
 
     def __post_init__(self) -> None:
         _expect_shape("Expression.values", self.values, (len(self.names), len(self.genes)))
+        if self.present is not None:
+            _expect_shape("Expression.present", self.present, self.values.shape)
 
 
 @dataclass(frozen=True, eq=False)

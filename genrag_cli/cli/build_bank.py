@@ -1,6 +1,5 @@
 """`generag build-bank`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from genrag_cli.cli.setup import make_run
 
 @guarded
 def build_bank(
-    train: Annotated[Path, typer.Argument(help="Folder of measured sections.", show_default=False)],
+    train: opt.Cohorts,
     bank: opt.Bank = opt.DEFAULT_BANK,
     backbone: Annotated[
         list[str] | None,
@@ -23,6 +22,21 @@ def build_bank(
         list[str] | None,
         typer.Option("--exclude", help="Section to leave out; repeat for several."),
     ] = None,
+    leave_out_patient: Annotated[
+        list[str] | None,
+        typer.Option("--leave-out-patient", help="Patient to leave out, with all sections; repeat for several."),
+    ] = None,
+    unknown_patient: Annotated[
+        str | None,
+        typer.Option(
+            "--unknown-patient",
+            metavar="section",
+            help="section: a section of unknown patient counts as a patient of its own, and says so.",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without sections that cannot be used; exit code 3.")
+    ] = False,
     anchors: Annotated[
         str | None,
         typer.Option("--anchors", metavar="FILE|N", help="Anchor genes: a file of names, or how many. Default: 300."),
@@ -34,10 +48,31 @@ def build_bank(
     pitch_um: Annotated[
         float | None, typer.Option("--pitch-um", help="Distance of neighbouring spots in um. Default: the sections'.")
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option("--mpp", help="Pixel size of every section's image in um; found if left out.")
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            "--crop",
+            metavar="fov|stem",
+            help="fov: one field of view in um. stem: the published rule, at least 224 px at native resolution.",
+        ),
     ] = None,
+    species: Annotated[
+        str | None, typer.Option("--species", help="Species of all sections, where it is not found out.")
+    ] = None,
+    missing_genes: Annotated[
+        str,
+        typer.Option(
+            "--missing-genes",
+            metavar="refuse|mask",
+            help="A gene that a section lacks: refuse (a new bank takes the genes that all have), or mask it there.",
+        ),
+    ] = "refuse",
+    gene_aliases: opt.GeneAliases = None,
+    duplicate_genes: opt.DuplicateGenes = "sum",
+    mpp: opt.SectionMpp = None,
     strict_mpp: opt.StrictMpp = False,
+    spot_um: opt.SpotUm = None,
+    bin_um: opt.BinUm = None,
     format: opt.Format = None,  # noqa: A002 - a parameter is named like its flag
     device: opt.Device = None,
     workers: opt.Workers = None,
@@ -48,26 +83,34 @@ def build_bank(
     verbose: opt.Verbose = False,
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
 ) -> None:
-    """Build a bank from a folder of measured sections, finish one, or add to one.
+    """Build a bank from folders of measured sections, finish one, or add to one.
 
-    Finished sections are skipped, so a rerun goes on where the last one stopped.
+    Finished sections are skipped, so a rerun goes on where the last one stopped; what the bank has stays in it.
     """
     from genrag_cli.backbones.registry import load_backbone
-    from genrag_cli.cohorts import open_cohort
-    from genrag_cli.pipeline.build_bank import BankOptions
+    from genrag_cli.cohorts import Reading, open_cohort
+    from genrag_cli.pipeline.bank_options import BankOptions
     from genrag_cli.pipeline.build_bank import build_bank as build
     from genrag_cli.pipeline.derive import AnchorOptions
+    from genrag_cli.pipeline.sections import GeneRules, PixelRules
 
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
-    cohort = open_cohort(train, patients=patients, format=format)
-    listener.say(f"{train}: {len(cohort.sections)} sections ({cohort.format})")
+    # Words with few values are any text here; the options refuse what they do not know.
+    made = BankOptions(
+        fov_um=fov_um, pitch_um=pitch_um, crop=crop, pixels=PixelRules(mpp, strict_mpp),  # type: ignore[arg-type]
+        exclude=tuple(exclude or ()), leave_out_patients=tuple(leave_out_patient or ()), patients=patients,
+        unknown_patient=unknown_patient, species=species,
+        genes=GeneRules(gene_aliases, duplicate_genes),  # type: ignore[arg-type]
+        missing_genes=missing_genes,  # type: ignore[arg-type]
+        anchors=AnchorOptions.parse(anchors, panel), skip_bad=skip_bad,
+    )  # fmt: skip
+    reading = Reading(spot_um, bin_um, mpp)
+    cohorts = [open_cohort(path, patients=patients, format=format, reading=reading) for path in train]
+    for cohort in cohorts:
+        listener.say(f"{cohort.root}: {len(cohort.sections)} sections ({cohort.format})")
     run = make_run(listener, device=device, workers=workers, seed=seed, overwrite=overwrite, dry_run=dry_run)
     backbones = [load_backbone(name, run.device) for name in dict.fromkeys(backbone or [opt.DEFAULT_BACKBONE])]
-    made = BankOptions(
-        fov_um=fov_um, pitch_um=pitch_um, mpp=mpp, strict_mpp=strict_mpp, exclude=tuple(exclude or ()),
-        patients=patients, anchors=AnchorOptions.parse(anchors, panel),
-    )  # fmt: skip
     try:
-        build(cohort, bank, backbones, made, run, listener)
+        build(cohorts, bank, backbones, made, run, listener)
     finally:
         listener.close()

@@ -1,7 +1,7 @@
 """Every option that more than one command takes, declared once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -59,6 +59,33 @@ Patients = Annotated[
         "letter, prefix, each.",
     ),
 ]  # fmt: skip
+Cohort = Annotated[
+    Path, typer.Argument(help="Folder of measured sections, or a table of them (cohort.csv).", show_default=False)
+]
+Cohorts = Annotated[
+    list[Path],
+    typer.Argument(help="Folders of measured sections, or tables of them (cohort.csv).", show_default=False),
+]
+SectionMpp = Annotated[
+    float | None, typer.Option("--mpp", help="Pixel size of every section's image in um; found if left out.")
+]
+SpotUm = Annotated[
+    float | None,
+    typer.Option(
+        "--spot-um", min=1, help="Side of the spots that cells and bins are pooled to. Default: Xenium 100, HD 128."
+    ),
+]
+BinUm = Annotated[
+    int | None, typer.Option("--bin-um", help="Which bins of Visium HD are read: 2, 8 or 16 um. Default: 16.")
+]
+GeneAliases = Annotated[
+    Path | None,
+    typer.Option("--gene-aliases", help="Table of previous gene symbols (or ids): columns previous,symbol."),
+]
+DuplicateGenes = Annotated[
+    str, typer.Option("--duplicate-genes", metavar="sum|refuse", help="Columns that are one gene.")
+]
+Repeats = Literal["sum", "refuse"]
 Format = Annotated[str | None, typer.Option("--format", help="Layout of the cohort; found out if left out.")]
 Device = Annotated[
     str | None,

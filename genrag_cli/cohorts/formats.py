@@ -22,6 +22,9 @@ GROUP = "generag.cohorts"
 BUILT_IN = {
     "legacy-st": "genrag_cli.cohorts.legacy_st",
     "hest": "genrag_cli.cohorts.hest",
+    "space-ranger": "genrag_cli.cohorts.space_ranger",
+    "hest-bench": "genrag_cli.cohorts.hest_bench",
+    "h5ad": "genrag_cli.cohorts.h5ad_folder",
 }
 """Name to module, in the order in which `describe_counts` asks."""
 _NAMES = ("LAYOUT", "looks_like", "read_cohort", "read_one")

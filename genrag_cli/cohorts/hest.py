@@ -1,27 +1,63 @@
-"""HEST-1k on disk: `st/ID.h5ad`, `wsis/ID.tif`, `metadata/ID.json` and a table `HEST_*.csv`.
+"""HEST-1k on disk: `st/ID.h5ad`, `wsis/ID.tif`, `patches/ID.h5`, `metadata/ID.json` and a table `HEST_*.csv`.
 
-Everything beyond counts and slide comes from the table, completed by the json. Patients are unique only within a data
-set, so they are named "dataset_title/patient"; most rows have none. The module downloads nothing.
+Everything beyond counts and slide comes from the table, completed by the json; where they disagree the table counts,
+and a note says so. Patients are unique only within a data set, so they are named "dataset_title/patient"; most rows
+have none. The module downloads nothing, and opens neither slides nor patches.
 """
 
 import csv
 import json
 import math
 import re
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from genrag_cli.cohorts.base import Cohort, Reading, Section
 from genrag_cli.cohorts.h5ad import CountsFile
 from genrag_cli.errors import CohortError
 
-LAYOUT = "st/*.h5ad with wsis/*.tif"
-_TECHNOLOGY = {"visium": "visium", "spatial transcriptomics": "st", "xenium": "xenium", "visium hd": "visium-hd"}
+LAYOUT = "st/*.h5ad with wsis/*.tif or patches/*.h5"
+SLIDE_SUFFIXES = (".tif", ".tiff", ".svs")
 SPECIES = {"homo sapiens": "human", "mus musculus": "mouse"}
-_SPACING_UM = {"visium": (100.0, 55.0), "st": (200.0, 100.0)}
+_TECHNOLOGY = {"visium": "visium", "spatial transcriptomics": "st", "xenium": "xenium", "visium hd": "visium-hd"}
+# The arrays that 10x sells have one spacing; legacy arrays came in several, so what the table says counts for them.
+_VISIUM_UM = (100.0, 55.0)
+_ST_UM = (200.0, 100.0)
 # HEST pools these into bins; its table leaves them blank (Xenium) or gives the 2 um of the raw bins (HD).
 _POOLED_UM = {"xenium": 100.0, "visium-hd": 128.0}
 _PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
+_SPACING = ("inter_spot_dist", "spot_diameter")
+_COMPARED = ("dataset_title", "patient", "st_technology", "species", *_PIXEL_SIZES)
+_BLANK = ("", "nan", "none", "na", "n/a")
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A `HEST_*.csv`."""
+
+    path: Path | None = None
+    rows: dict[str, list[tuple[int, Row]]] = field(default_factory=dict)
+    """By id, each with its line; more than one where rows of one id differ."""
+
+    def row(self, name: str) -> Row:
+        """The row of one section; empty where there is none.
+
+        Raises:
+            CohortError: where two rows of that id say different things.
+        """
+        found = self.rows.get(name, [])
+        if len(found) > 1:
+            (line, one), (other_line, other) = found[:2]
+            column = next(c for c in {**one, **other} if one.get(c) != other.get(c))
+            raise CohortError(
+                f"{self.path}: two rows have the id {name!r} and differ, lines {line} and {other_line}, "
+                f"such as {column} {one.get(column, '')!r} and {other.get(column, '')!r}",
+                "Take one of them out.",
+            )
+        return found[0][1] if found else {}
 
 
 def looks_like(root: Path) -> bool:
@@ -33,16 +69,14 @@ def read_cohort(root: Path, reading: Reading) -> Cohort:  # noqa: ARG001 - the l
     """Lists the sections of a HEST-1k folder, whole or partly downloaded; opens no counts.
 
     Raises:
-        CohortError: for a metadata file that cannot be read.
+        CohortError: for a metadata file that cannot be read, or names a section twice with different facts.
     """
-    table, warnings = _read_table(root)
+    table, warnings = read_table([*root.glob("HEST_*.csv"), *root.glob("*/HEST_*.csv")])
     ready, bare, skipped = [], [], []
     for counts in sorted((root / "st").glob("*.h5ad")):
-        name, slide = counts.stem, root / "wsis" / f"{counts.stem}.tif"
-        section, said = _read_section(root, counts, table)
-        warnings += said
-        if section.slide is None:
-            skipped.append((name, f"no slide: {slide} does not exist"))
+        section, lacking = _read_section(root, counts, table)
+        if lacking:
+            skipped.append((section.name, lacking))
             bare.append(section)
         else:
             ready.append(section)
@@ -54,104 +88,170 @@ def read_one(counts: Path, reading: Reading) -> Section | None:  # noqa: ARG001 
     if counts.suffix != ".h5ad" or counts.parent.name != "st":
         return None
     root = counts.parent.parent
-    section, said = _read_section(root, counts, _read_table(root)[0])
-    return replace(section, notes=tuple(said))
+    return _read_section(root, counts, read_table([*root.glob("HEST_*.csv"), *root.glob("*/HEST_*.csv")])[0])[0]
 
 
-def _read_section(root: Path, counts: Path, table: dict[str, dict[str, str]]) -> tuple[Section, list[str]]:
+def _read_section(root: Path, counts: Path, table: Table) -> tuple[Section, str]:
+    """The section, and what it lacks where it has no image."""
     name = counts.stem
-    metadata = _complete(table.get(name, {}), root / "metadata" / f"{name}.json")
-    slide = root / "wsis" / f"{name}.tif"
-    return _describe(name, counts, slide if slide.is_file() else None, metadata)
-
-
-def _read_table(root: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Rows of the newest HEST_*.csv in the folder or one level below it, by id."""
-    tables = sorted(
-        {*root.glob("HEST_*.csv"), *root.glob("*/HEST_*.csv")},
-        key=lambda p: ([int(v) for v in re.findall(r"\d+", p.stem)], str(p)),
+    metadata, notes = complete(table, name, root / "metadata" / f"{name}.json")
+    slides = [p for s in SLIDE_SUFFIXES if (p := root / "wsis" / f"{name}{s}").is_file()]
+    patches = root / "patches" / f"{name}.h5"
+    section = describe(name, counts, metadata, notes)
+    section = replace(
+        section,
+        slide=slides[0] if len(slides) == 1 else None,
+        patches=patches if patches.is_file() else None,
     )
-    if not tables:
-        return {}, []
-    newest = tables[-1]
-    said = [f"{len(tables)} HEST tables: {newest} is used"] if len(tables) > 1 else []
+    if section.slide is not None:
+        return section, ""
+    why = f"no slide: {root / 'wsis' / name}.tif does not exist"
+    if slides:
+        why = f"several slides: {', '.join(map(str, slides))}; keep one"
+    if section.patches is None:
+        return section, f"{why}, nor {patches}"
+    return replace(section, notes=(*section.notes, f"{why}; its tiles come from {patches.name}")), ""
+
+
+def read_table(tables: Iterable[Path]) -> tuple[Table, list[str]]:
+    """The newest of several HEST_*.csv by the version in its name, and what is to be said about it.
+
+    Raises:
+        CohortError: where it cannot be read or has no column id.
+    """
+    known = sorted(set(tables), key=lambda p: ([int(v) for v in re.findall(r"\d+", p.stem)], str(p)))
+    if not known:
+        return Table(), []
+    newest = known[-1]
+    said = [f"{len(known)} HEST tables: {newest} is used"] if len(known) > 1 else []
+    rows: dict[str, list[tuple[int, Row]]] = {}
     try:
         # The published table starts with a byte-order mark.
         with newest.open(newline="", encoding="utf-8-sig") as lines:
-            rows = [{k: v for k, v in row.items() if k and isinstance(v, str)} for row in csv.DictReader(lines)]
+            reader = csv.DictReader(lines)
+            if "id" not in (reader.fieldnames or []):
+                raise CohortError(f"{newest}: no column id; found {', '.join(reader.fieldnames or ['nothing'])}")
+            for cells in reader:
+                row = {k: v.strip() for k, v in cells.items() if k and isinstance(v, str)}
+                same = rows.setdefault(row.get("id", ""), [])
+                if row not in [other for _, other in same]:
+                    same.append((reader.line_num, row))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CohortError(f"{newest}: cannot be read as a table ({error})") from error
-    if rows and "id" not in rows[0]:
-        raise CohortError(f"{newest}: no column id; found {', '.join(rows[0])}")
-    return {row["id"]: row for row in rows}, said
+    return Table(newest, rows), said
 
 
-def _complete(row: dict[str, str], path: Path) -> dict[str, str]:
-    """The table's row with its blanks filled from the json."""
-    known = {key: value.strip() for key, value in row.items()}
-    if not path.is_file():
-        return known
+def complete(table: Table, name: str, path: Path | None = None) -> tuple[Row, list[str]]:
+    """What is known of a section: the table's row with its blanks filled from the json, and where the two disagree.
+
+    Raises:
+        CohortError: for a json that cannot be read or is another section's, and for an id that is twice in the table.
+    """
+    known = dict(table.row(name))
+    notes = [f"{table.path.name} has no row with the id {name}"] if table.path and not known else []
+    if path is None or not path.is_file():
+        return known, notes
+    stated = _read_json(path)
+    if stated.get("id", name) != name:
+        raise CohortError(f"{path}: describes section {stated['id']!r}, not {name!r}", "Give each section its own.")
+    for key in _COMPARED:
+        one, other = known.get(key, ""), stated.get(key, "")
+        if table.path and not _is_blank(one) and not _is_blank(other) and not _agree(one, other):
+            notes.append(f"{key} is {one!r} in {table.path.name} and {other!r} in {path.name}; the table counts")
+    return known | {key: value for key, value in stated.items() if _is_blank(known.get(key, ""))}, notes
+
+
+def _read_json(path: Path) -> Row:
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CohortError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(stated, dict):
         raise CohortError(f"{path}: expected a JSON object, found {type(stated).__name__}")
-    for key, value in stated.items():
-        blank = value is None or (isinstance(value, float) and math.isnan(value))
-        text = "" if blank else str(value).strip()
-        if not known.get(key):
-            known[str(key)] = text
-    return known
+    absent = {key for key, v in stated.items() if v is None or (isinstance(v, float) and math.isnan(v))}
+    return {str(key): "" if key in absent else str(v).strip() for key, v in stated.items()}
 
 
-def _describe(name: str, counts: Path, slide: Path | None, metadata: dict[str, str]) -> tuple[Section, list[str]]:
+def describe(name: str, counts: Path, metadata: Row, notes: Iterable[str] = ()) -> Section:
+    """A section as its metadata have it, without an image.
+
+    Args:
+        name: its id.
+        counts: AnnData file.
+        metadata: as `complete` gives them.
+        notes: what is to be said already.
+    """
+    said = list(notes)
     stated = metadata.get("st_technology", "")
-    technology = _TECHNOLOGY.get(stated.lower(), "unknown")
-    said = []
+    technology = "unknown" if _is_blank(stated) else _TECHNOLOGY.get(stated.lower(), "unknown")
     if technology == "unknown":
-        said.append(f"{name}: technology {stated or 'not stated'}, so the distance between its spots is unknown")
-    pitch, diameter, swapped = _spacing(technology, metadata)
-    if swapped:
-        said.append(
-            f"{name}: inter_spot_dist {diameter:g} um is below spot_diameter {pitch:g} um, which spots on an array "
-            "cannot be; the two are taken as swapped"
-        )
+        shown = "not stated" if _is_blank(stated) else repr(stated)
+        said.append(f"technology {shown}, so the distance between its spots is unknown")
+    lengths = {key: _length(key, metadata, said) for key in (*_SPACING, *_PIXEL_SIZES)}
+    pitch, diameter = _spacing(technology, lengths["inter_spot_dist"], lengths["spot_diameter"], said)
     title, patient = metadata.get("dataset_title", ""), metadata.get("patient", "")
-    sizes = [(f"hest {key}", _number(metadata.get(key))) for key in _PIXEL_SIZES]
-    section = Section(
+    species = metadata.get("species", "").lower()
+    return Section(
         name=name,
-        patient=f"{title}/{patient}" if title and patient else None,
-        slide=slide,
+        patient=None if _is_blank(title) or _is_blank(patient) else f"{title}/{patient}",
+        slide=None,
         counts=counts,
         # HD bins that are empty were dropped before HEST numbered rows and columns.
-        reader=CountsFile(counts, trusts_indices=technology != "visium-hd"),
+        reader=CountsFile(counts, trusts_indices=technology != "visium-hd", genes_only=True),
         technology=technology,
-        species=SPECIES.get(metadata.get("species", "").lower(), metadata.get("species", "").lower() or None),
+        species=None if _is_blank(species) else SPECIES.get(species, species),
         spot_diameter_um=diameter,
         spot_pitch_um=pitch,
-        pixel_size_candidates=tuple((source, value) for source, value in sizes if value is not None),
+        pixel_size_candidates=tuple((f"hest {key}", v) for key in _PIXEL_SIZES if (v := lengths[key]) is not None),
         metadata=metadata,
+        notes=tuple(said),
     )
-    return section, said
 
 
-def _spacing(technology: str, metadata: dict[str, str]) -> tuple[float | None, float | None, bool]:
-    """Pitch and diameter in um, and whether the metadata had them the wrong way round."""
+def _spacing(
+    technology: str, pitch: float | None, diameter: float | None, said: list[str]
+) -> tuple[float | None, float | None]:
+    """Pitch and diameter in um, from what is stated and what the technology is known to have."""
     if technology in _POOLED_UM:
-        return _POOLED_UM[technology], _POOLED_UM[technology], False
-    usual_pitch, usual_diameter = _SPACING_UM.get(technology, (None, None))
-    pitch = _number(metadata.get("inter_spot_dist")) or usual_pitch
-    diameter = _number(metadata.get("spot_diameter")) or usual_diameter
+        return _POOLED_UM[technology], _POOLED_UM[technology]
+    if technology == "visium":
+        for key, value, known in zip(_SPACING, (pitch, diameter), _VISIUM_UM, strict=True):
+            if value is not None and abs(value / known - 1) > 0.05:
+                said.append(f"{key} {value:g} um is stated; Visium's is {known:g} um, which is used")
+        return _VISIUM_UM
+    usual_pitch, usual_diameter = _ST_UM if technology == "st" else (None, None)
+    pitch, diameter = pitch or usual_pitch, diameter or usual_diameter
     if pitch is not None and diameter is not None and diameter > pitch:
-        return diameter, pitch, True
-    return pitch, diameter, False
+        said.append(
+            f"inter_spot_dist {pitch:g} um is below spot_diameter {diameter:g} um, which spots on an array cannot be; "
+            "the two are taken as swapped"
+        )
+        return diameter, pitch
+    return pitch, diameter
 
 
-def _number(text: str | None) -> float | None:
-    """A positive finite number, or None."""
-    try:
-        value = float(text or "")
-    except ValueError:
+def _length(key: str, metadata: Row, said: list[str]) -> float | None:
+    """A positive finite number, or None; what is neither blank nor such a number is said."""
+    text = metadata.get(key, "")
+    if _is_blank(text):
         return None
-    return value if 0 < value < float("inf") else None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if 0 < value < math.inf:
+        return value
+    said.append(f"{key} is {text!r}, which is no length above 0, and is left out")
+    return None
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two cells say the same: letter case, and how a number is written, make no difference."""
+    try:
+        return math.isclose(float(one), float(other), rel_tol=1e-6)
+    except ValueError:
+        return one.lower() == other.lower()
+
+
+def _is_blank(text: str) -> bool:
+    return text.lower() in _BLANK

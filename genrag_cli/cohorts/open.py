@@ -6,10 +6,12 @@ from pathlib import Path
 from genrag_cli.cohorts.base import Cohort, Measured, Reading, Section
 from genrag_cli.cohorts.formats import choose_format
 from genrag_cli.cohorts.h5ad import CountsFile
-from genrag_cli.cohorts.patients import assign_patients
+from genrag_cli.cohorts.manifest import NAME, read_manifest
+from genrag_cli.cohorts.patients import name_patients
 from genrag_cli.errors import CohortError, UsageError
 
 AS_IS = Reading()
+MANIFEST = "manifest"
 
 
 def open_cohort(
@@ -18,21 +20,24 @@ def open_cohort(
     patients: str | Path | None = None,
     format: str | None = None,  # noqa: A002
     reading: Reading = AS_IS,
+    needs_image: bool = True,
 ) -> Cohort:
-    """Lists the measured sections of a folder; reads no counts.
+    """Lists the measured sections of a folder or a table; reads no counts.
 
     Args:
-        path: the cohort's folder.
+        path: the cohort's folder, or a table of its sections (`manifest.COLUMNS`); a `cohort.csv` in the folder wins
+            over its layout.
         patients: see `patients.assign_patients`; None keeps what the cohort itself says.
-        format: a name of `formats.known_formats`; None finds out.
+        format: a name of `formats.known_formats`, or `manifest`; None finds out.
         reading: where a layout leaves a choice.
+        needs_image: refuse a cohort none of whose sections has an image.
 
     Raises:
         CohortError: for a folder that is missing, has no known layout or several, or has no section with a slide.
         UsageError: for an unknown format.
     """
     cohort = _read(Path(path), patients, format, reading)
-    if not cohort.sections:
+    if not cohort.sections and (needs_image or not cohort.without_slide):
         shown = "; ".join(f"{name}: {reason}" for name, reason in cohort.skipped[:5])
         raise CohortError(f"no section of {cohort.root} ({cohort.format}) has both counts and an image. {shown}")
     return cohort
@@ -75,16 +80,21 @@ def read_truth(text: str | Path) -> Measured:
 
 
 def _read(root: Path, patients: str | Path | None, name: str | None, reading: Reading) -> Cohort:
+    cohort = _list_sections(root, name, reading)
+    return cohort if patients is None else name_patients(cohort, patients)
+
+
+def _list_sections(root: Path, name: str | None, reading: Reading) -> Cohort:
+    remedy = "Give the folder that holds the measured sections, or a table of them (cohort.csv)."
+    if not root.exists():
+        raise CohortError(f"cohort {root}: no such folder or table", remedy)
+    # A table in the folder is what a person has checked, so it counts before any layout.
+    table = root / NAME if root.is_dir() else root
+    if name == MANIFEST or (name is None and table.is_file() and table.suffix.lower() in (".csv", ".tsv")):
+        if not table.is_file():
+            raise CohortError(f"{root} holds no {NAME}", f"Write one: generag cohort scan {root}")
+        return read_manifest(table, reading)
     if not root.is_dir():
-        found = "not a folder" if root.exists() else "no such folder"
-        raise CohortError(f"cohort {root}: {found}", "Give the folder that holds the measured sections.")
+        raise CohortError(f"cohort {root}: neither a folder nor a table that ends in .csv or .tsv", remedy)
     known, layout = choose_format(root, name)
-    cohort = dataclasses.replace(layout.read_cohort(root, reading), format=known)
-    if patients is None:
-        return cohort
-    both = (*cohort.sections, *cohort.without_slide)
-    given, said = assign_patients(both, patients)
-    cut = len(cohort.sections)
-    return dataclasses.replace(
-        cohort, sections=given[:cut], without_slide=given[cut:], warnings=(*cohort.warnings, *said)
-    )
+    return dataclasses.replace(layout.read_cohort(root, reading), format=known)

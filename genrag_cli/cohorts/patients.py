@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from genrag_cli.cohorts.base import Section
+from genrag_cli.cohorts.base import Cohort, Section
 from genrag_cli.errors import CohortError, UsageError
 
 SHORTHANDS = {"letter": r"^([A-Za-z]+)", "prefix": r"^([^_.-]+)[_.-]", "each": r"^(.+)$"}
@@ -44,6 +44,15 @@ def assign_patients(sections: Sequence[Section], patients: str | Path) -> tuple[
     unknown = [s.name for s in given if s.patient is None]
     said = [f"patient unknown for {', '.join(unknown)}: {str(patients)!r} does not name them"] if unknown else []
     return given, said
+
+
+def name_patients(cohort: Cohort, patients: str | Path) -> Cohort:
+    """The cohort with patients as `assign_patients` has them, and its warnings."""
+    given, said = assign_patients((*cohort.sections, *cohort.without_slide), patients)
+    cut = len(cohort.sections)
+    return dataclasses.replace(
+        cohort, sections=given[:cut], without_slide=given[cut:], warnings=(*cohort.warnings, *said)
+    )
 
 
 def _read_csv(path: Path) -> dict[str, str]:

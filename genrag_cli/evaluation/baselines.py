@@ -14,12 +14,18 @@ N_SHUFFLES = 10
 
 
 def shuffle_spots(
-    prediction: NDArray[np.floating], *, seed: int = 0, times: int = N_SHUFFLES
+    prediction: NDArray[np.floating],
+    *,
+    seed: int = 0,
+    times: int = N_SHUFFLES,
+    present: NDArray[np.bool_] | None = None,
 ) -> Iterator[NDArray[np.floating]]:
     """The prediction with whole spots permuted: the chance level of PCC-k, all genes and their spread kept.
 
     Args:
         prediction: (n, G).
+        present: (n, G) False where a value is missing and holds a filler. Fillers stay where they are: the other values
+            of a gene change places among themselves, in the order of the permutation.
         seed: equal seeds give equal permutations.
         times: how many permutations; a score is averaged over them.
 
@@ -28,7 +34,12 @@ def shuffle_spots(
     """
     random = np.random.default_rng(seed)
     for _ in range(times):
-        yield prediction[random.permutation(len(prediction))]
+        turned = random.permutation(len(prediction))
+        shuffled = prediction[turned]
+        if present is not None:
+            others, shuffled = shuffled.T[present[turned].T], prediction.copy()
+            shuffled.T[present.T] = others
+        yield shuffled
 
 
 def repeat_mean(mean: ArrayLike, n: int) -> Doubles:

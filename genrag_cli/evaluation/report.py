@@ -27,11 +27,14 @@ class _Figure(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Method:
-    """A way to predict: which genes, and the (n, k) values of some of its columns, once or several times over."""
+    """A way to predict: which genes, and the (n, k) values of some of its columns, once or several times over.
+
+    `predict` is also told what of those columns the scored prediction has: (n, k), None where that is everything.
+    """
 
     name: str
     genes: Strings
-    predict: Callable[[Ints], Iterable[NDArray[np.floating] | None]]
+    predict: Callable[[Ints, NDArray[np.bool_] | None], Iterable[NDArray[np.floating] | None]]
     panels: tuple[str, ...] = ("core", "global")
     note: str = ""
 
@@ -59,9 +62,10 @@ def evaluate(
     up to the size of the panel, `PCC-all` (mean over all defined genes of the panel), `MSE`, `MAE`, `RVD`, and
     `undefined` (genes without a correlation). Truth is brought to the prediction's scale; raw counts are scored as
     ln(1 + x), see `metrics.log_counts`. What is undefined or refused stays in the list with value None and a note.
+    Values that are missing in the prediction are scored in no method, so that all are compared over the same ones.
 
     Args:
-        prediction: (n, G) at named spots.
+        prediction: (n, G) at named spots. Of all expression given, only this may have values that are missing.
         truth_counts: (N, H) CSR or dense raw counts.
         truth_genes: (H,) unique symbols.
         truth_names: (N,) spot names.
@@ -97,6 +101,7 @@ def evaluate(
         to_scale=to_scale,
     )
     totals = truth_totals[join.truth_rows]
+    present = None if prediction.present is None else prediction.present[join.prediction_rows]
     methods = _methods(
         prediction,
         join.prediction_rows,
@@ -113,6 +118,8 @@ def evaluate(
         for score in _score_method(
             method,
             truth,
+            present=present,
+            present_genes=prediction.genes,
             panel=panel,
             genes=panels[panel],
             scale=prediction.scale,
@@ -135,17 +142,21 @@ def _methods(
     """Everything that is scored, in the order of the table."""
     scale, predicted, mean = prediction.scale, prediction.values[rows], bank_mean.values[0]
     mean_sum = float(mean.sum(dtype=np.float64)) if mean_total is None else mean_total
-    methods = [_Method("retrieval", prediction.genes, lambda c: [predicted[:, c]])]
+    methods = [_Method("retrieval", prediction.genes, lambda c, _: [predicted[:, c]])]
     if y_init is not None:
         first = y_init.values[rows_of(y_init, prediction.names[rows], "y_init")]
-        methods.append(_Method("y_init", y_init.genes, lambda c: [first[:, c]], panels=("core",)))
+        methods.append(_Method("y_init", y_init.genes, lambda c, _: [first[:, c]], panels=("core",)))
     methods += [
-        _Method("shuffled", prediction.genes, lambda c: baselines.shuffle_spots(predicted[:, c], seed=seed)),
-        _Method("bank_mean", bank_mean.genes, lambda c: [baselines.repeat_mean(mean[c], len(rows))]),
+        _Method(
+            "shuffled",
+            prediction.genes,
+            lambda c, present: baselines.shuffle_spots(predicted[:, c], seed=seed, present=present),
+        ),
+        _Method("bank_mean", bank_mean.genes, lambda c, _: [baselines.repeat_mean(mean[c], len(rows))]),
         _Method(
             "library_size",
             bank_mean.genes,
-            lambda c: [baselines.spread_library(mean[c], mean_sum, totals, scale)],
+            lambda c, _: [baselines.spread_library(mean[c], mean_sum, totals, scale)],
             note=f"{scale.name} divides the library size out: the mean profile" if scale.library != "none" else "",
         ),
     ]
@@ -153,25 +164,37 @@ def _methods(
 
 
 def _score_method(
-    method: _Method, truth: Truth, *, panel: str, genes: list[str], scale: Scale, allow_short: bool, join_note: str
+    method: _Method,
+    truth: Truth,
+    *,
+    present: NDArray[np.bool_] | None,
+    present_genes: Strings,
+    panel: str,
+    genes: list[str],
+    scale: Scale,
+    allow_short: bool,
+    join_note: str,
 ) -> list[Score]:
     """The scores of one method on one panel: averaged where the method predicts several times."""
     column = {gene: i for i, gene in enumerate(method.genes.tolist())}
     kept = [gene for gene in genes if gene in column and gene in truth.place]
     own = np.array([column[gene] for gene in kept], dtype=np.int64)
     measured = truth.values[:, [truth.place[gene] for gene in kept]].astype(np.float64)
+    here = _presence_of(kept, present, present_genes)
     notes = [join_note, method.note, _gene_note(genes, column, truth.place)]
+    if here is not None:
+        notes.append(f"{int(here.size - here.sum())} of {here.size} values are missing in the prediction, not scored")
     tables: list[list[_Figure]] = []
-    for values in method.predict(own) if kept else []:
+    for values in method.predict(own, here) if kept else []:
         if values is None:
             notes.append(f"not defined in scale {scale.name}")
             continue
         predicted, target, clipped = values.astype(np.float64), measured, 0
         if scale.log == "none":
-            predicted, target, clipped = metrics.log_counts(values, measured)
+            predicted, target, clipped = metrics.log_counts(values, measured, here)
             said = "scored as ln(1 + x)" + (f", {clipped} predictions below 0 taken as 0" if clipped else "")
             notes += [said] if said not in notes else []
-        tables.append(_score_values(predicted, target, len(genes), allow_short))
+        tables.append(_score_values(predicted, target, here, len(genes), allow_short))
     figures = [_average(same) for same in zip(*tables, strict=True)] or _nothing(len(genes))
     undefined = next(f.value for f in figures if f.metric == "undefined")
     return [
@@ -189,17 +212,32 @@ def _score_method(
     ]
 
 
-def _score_values(predicted: Doubles, measured: Doubles, panel_size: int, allow_short: bool) -> list[_Figure]:
-    r = metrics.pearson_per_gene(predicted, measured)
+def _presence_of(
+    genes: list[str], present: NDArray[np.bool_] | None, present_genes: Strings
+) -> NDArray[np.bool_] | None:
+    """(n, k) what the prediction has of some genes, those that it does not predict included; None: everything."""
+    if present is None:
+        return None
+    column = {gene: i for i, gene in enumerate(present_genes.tolist())}
+    ours = [i for i, gene in enumerate(genes) if gene in column]
+    out = np.ones((len(present), len(genes)), np.bool_)
+    out[:, ours] = present[:, [column[genes[i]] for i in ours]]
+    return None if out.all() else out
+
+
+def _score_values(
+    predicted: Doubles, measured: Doubles, present: NDArray[np.bool_] | None, panel_size: int, allow_short: bool
+) -> list[_Figure]:
+    r = metrics.pearson_per_gene(predicted, measured, present)
     undefined = int(np.isnan(r).sum())
     figures = [_Figure(f"PCC-{k}", *metrics.pcc_k(r, k, allow_short=allow_short)) for k in PCC_KS if k <= panel_size]
     over_all = metrics.pcc_k(r, len(r), allow_short=True)
-    rvd = metrics.relative_variance_distance(predicted, measured)
+    rvd = metrics.relative_variance_distance(predicted, measured, present)
     return [
         *figures,
         _Figure("PCC-all", over_all.value, over_all.reason),
-        _Figure("MSE", metrics.mean_squared_error(predicted, measured)),
-        _Figure("MAE", metrics.mean_absolute_error(predicted, measured)),
+        _Figure("MSE", metrics.mean_squared_error(predicted, measured, present)),
+        _Figure("MAE", metrics.mean_absolute_error(predicted, measured, present)),
         _Figure("RVD", rvd, "no gene varies in the truth" if rvd is None else ""),
         _Figure("undefined", float(undefined)),
     ]

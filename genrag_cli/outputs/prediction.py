@@ -6,7 +6,7 @@ Expression is written in blocks of rows as it comes. This module computes nothin
 import contextlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,22 @@ class Prediction:
     """RGB and its px per level-0 px."""
 
 
-def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Floats], *, as_h5ad: bool = True) -> None:
+Block = tuple[Floats, NDArray[np.bool_] | None]
+"""(b, G) expression of consecutive spots, and (b, G) False where it is missing; None where nothing can be."""
+
+
+def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Block], *, as_h5ad: bool = True) -> None:
     """Writes a prediction into `path` (a temporary name: making it appear is the caller's business).
 
     Args:
         path: a file, or an empty folder for Zarr v3.
         prediction: all but X.
-        blocks: (b, G) float32 blocks that together are X; ignored where there are no genes.
+        blocks: together they are X and, where they say what is missing, the layer `keys.PRESENT`; ignored where there
+            are no genes.
         as_h5ad: HDF5 file, else Zarr group.
+
+    Raises:
+        OutputError: for blocks of another number of rows, or of which only some say what is missing.
     """
     import anndata
 
@@ -64,9 +72,12 @@ def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Floats
             if "X" in file:
                 del file["X"]
             if g:
-                array = file.create_dataset("X", (n, g), "f4", chunks=_chunks(n, g))
-                _fill(array, blocks, n)
-                array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                # The mask is all True but for patches: packed, it takes next to nothing.
+                packing = {"X": {}, _LAYER: {"compression": "gzip", "compression_opts": 1}}
+                _fill(
+                    lambda name, kind: file.create_dataset(name, (n, g), kind, chunks=_chunks(n, g), **packing[name]),
+                    blocks, n,
+                )  # fmt: skip
         return
     import zarr
 
@@ -77,25 +88,34 @@ def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Floats
         group = zarr.open_group(path, mode="r+")
         if "X" in group:
             del group["X"]
-        array = group.create_array("X", shape=(n, g), dtype="float32", chunks=_chunks(n, g))
-        _fill(array, blocks, n)
-        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        _fill(lambda name, kind: group.create_array(name, shape=(n, g), dtype=kind, chunks=_chunks(n, g)), blocks, n)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # not in the v3 specification yet; anndata uses it
             zarr.consolidate_metadata(path)
+
+
+_LAYER = f"layers/{keys.PRESENT}"
 
 
 def _chunks(n: int, g: int) -> tuple[int, int]:
     return (max(1, min(n, 64)), max(1, min(g, 2500)))
 
 
-def _fill(array: Any, blocks: Iterable[Floats], n: int) -> None:
-    row = 0
-    for block in blocks:
-        array[row : row + len(block)] = block
-        row += len(block)
+def _fill(create: Callable[[str, str], Any], blocks: Iterable[Block], n: int) -> None:
+    """Writes blocks into X and, where they come with one, the mask; `create` makes an array of a name and type."""
+    row, arrays = 0, {"X": create("X", "float32")}
+    for values, present in blocks:
+        if present is not None and row == 0 and _LAYER not in arrays:
+            arrays[_LAYER] = create(_LAYER, "bool")
+        if (present is not None) != (_LAYER in arrays):
+            raise OutputError(f"only some blocks of expression say what is missing; the others start at row {row}")
+        for array, part in zip(arrays.values(), (values, present), strict=False):
+            array[row : row + len(values)] = part
+        row += len(values)
     if row != n:
         raise OutputError(f"{row} rows of expression were computed, {n} were announced")
+    for array in arrays.values():
+        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
 def _frame(prediction: Prediction) -> Any:
@@ -199,6 +219,7 @@ def read_prediction(path: Path) -> StoredPrediction:
         read = {k: anndata.io.read_elem(file[k]) for k in ("obs", "var", "uns")}
         obsm = {k: anndata.io.read_elem(file[f"obsm/{k}"]) for k in (keys.SPATIAL, keys.WEIGHTS, keys.Y_INIT)}
         values = np.asarray(file["X"][...], np.float32) if "X" in file else np.zeros((len(read["obs"]), 0), np.float32)
+        present = np.asarray(file[_LAYER][...], np.bool_) if _LAYER in file else None
     obs, var, uns = read["obs"], read["var"], read["uns"]
     scale, names = Scale.from_name(about["unit"]), np.asarray(obs.index, np.str_)
     weights = obsm[keys.WEIGHTS].tocsr()
@@ -223,7 +244,7 @@ def read_prediction(path: Path) -> StoredPrediction:
         codes=codes,
         bank_spots=_texts(uns[keys.BANK_OBS]),
         y_init=Expression(np.asarray(obsm[keys.Y_INIT], np.float32), names, anchors, scale),
-        expression=Expression(values, names, genes, scale),
+        expression=Expression(values, names, genes, scale, present),
         obs=obs,
         var=var,
         spatial=spatial,

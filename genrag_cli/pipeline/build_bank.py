@@ -1,59 +1,67 @@
 """Measured sections -> bank: counts and geometry per section, embeddings per backbone, then one derived version each.
 
-What is finished is skipped: sections by the content of their files, embeddings by slide, field of view and backbone.
+What is finished is skipped: sections by the content of their files, embeddings by slide, tile size and backbone. A bank
+keeps what it has: sections given later are added to it.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.cohorts.base import Cohort, Section
-from genrag_cli.errors import BankError, CohortError, SlideError, UsageError, nearest
-from genrag_cli.genes.align import columns, common_genes
+from genrag_cli.errors import BankError, CohortError, SlideError, SomeInputsFailed, UsageError, nearest
+from genrag_cli.evaluation.splits import leave_patients_out
+from genrag_cli.genes.align import columns
 from genrag_cli.genes.panels import read_panel_file
-from genrag_cli.pipeline.derive import AnchorOptions, derive, version_key
-from genrag_cli.pipeline.embed import embed_blocks, name_source
-from genrag_cli.pipeline.options import RunOptions, expect_lengths
-from genrag_cli.slides import n_beyond_edge, open_slide, plan_spots, resolve_pixel_size
-from genrag_cli.slides.base import content_digest
-from genrag_cli.stores.atomic import Parts, digest_file, writer_lock
+from genrag_cli.pipeline.bank_options import BankOptions
+from genrag_cli.pipeline.derive import derive, version_key
+from genrag_cli.pipeline.embed import embed_blocks
+from genrag_cli.pipeline.geometry import describe_tiles, expect_geometry, find_geometry, tile_um
+from genrag_cli.pipeline.new_bank import as_names, expect_species, freeze_genes, match_section
+from genrag_cli.pipeline.options import RunOptions
+from genrag_cli.pipeline.sections import (
+    keep_imaged,
+    load_section,
+    open_image,
+    read_genes,
+    section_key,
+    settle_pixel_size,
+    tell,
+)
+from genrag_cli.slides import n_beyond_edge, plan_spots
+from genrag_cli.stores.atomic import Parts, writer_lock
 from genrag_cli.stores.bank import Bank, SectionReader
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.stores.layout import embedding_file
-from genrag_cli.types import Listener, PixelSize, Strings, fingerprint
+from genrag_cli.types import Listener, PixelSize, Progress, Strings, fingerprint
 from genrag_cli.units import Mpp
 
 
 @dataclass(frozen=True)
-class BankOptions:
-    """What a new bank is made of; a bank that is there keeps its geometry."""
+class _Given:
+    """A section and where it was given."""
 
-    fov_um: float | None = None
-    """None: twice the spot diameter."""
-    pitch_um: float | None = None
-    """None: the sections' own."""
-    mpp: float | None = None
-    strict_mpp: bool = False
-    exclude: tuple[str, ...] = ()
-    """Sections to leave out, by name."""
-    patients: str | None = None
-    """How patients were named, for the record: the line that adds a backbone repeats it."""
-    anchors: AnchorOptions = dataclasses.field(default_factory=AnchorOptions)
-
-    def __post_init__(self) -> None:
-        expect_lengths(fov_um=self.fov_um, pitch_um=self.pitch_um)
+    section: Section
+    source: str
 
 
 def build_bank(
-    cohort: Cohort, folder: Path, backbones: list[Backbone], options: BankOptions, run: RunOptions, listener: Listener
+    cohorts: Sequence[Cohort],
+    folder: Path,
+    backbones: list[Backbone],
+    options: BankOptions,
+    run: RunOptions,
+    listener: Listener,
 ) -> None:
     """`generag build-bank`: makes a bank, finishes one, or adds sections or backbones to one.
 
     Args:
-        cohort: the sections.
+        cohorts: the sections.
         folder: the bank.
         backbones: loaded; each gets embeddings and a head.
         options: of the bank.
@@ -64,123 +72,134 @@ def build_bank(
         BankError: where the bank is held by another writer, or was built with another geometry.
         CohortError: for sections that cannot be read or do not fit.
         SlideError: for slides that cannot be read, and spots outside them.
+        SomeInputsFailed: where `skip_bad` left sections out; the rest is done.
     """
-    chosen = _choose(cohort, options, listener)
+    chosen = _choose(cohorts, options, listener)
     if run.dry_run:
-        listener.say(
-            f"would build {folder} from {len(chosen)} sections with {', '.join(b.card.name for b in backbones)}"
-        )
+        names = ", ".join(b.card.name for b in backbones)
+        listener.say(f"would build {folder} from {len(chosen)} sections with {names}")
         return
     with writer_lock(folder, BankError):
         writer = BankWriter(folder)
         if writer.is_new:
-            _create(writer, cohort, chosen, options, listener)
-        _check_geometry(writer, options)
-        if options.anchors.file is not None:  # before the long work, not after it
-            columns(writer.manifest["genes"], read_panel_file(options.anchors.file))
-        chosen = _recall_patients(writer, chosen, listener)
-        writer.note(
-            skipped=[list(pair) for pair in cohort.skipped],
-            excluded=list(options.exclude),
-            patients=options.patients or writer.manifest.get("patients"),
+            _create(writer, [g.section for g in chosen], options, listener)
+        manifest = writer.manifest
+        expect_geometry(
+            folder, manifest["geometry"], crop=options.crop, fov_um=options.fov_um, pitch_um=options.pitch_um
         )
-        for number, section in enumerate(chosen, 1):
-            _add_section(writer, section, options, listener, f"[{number}/{len(chosen)}] {section.name}")
-        names = [s.name for s in chosen]
+        if options.anchors.file is not None:  # before the long work, not after it
+            columns(manifest["genes"], read_panel_file(options.anchors.file))
+        chosen = _settle_patients(writer, chosen, options, listener)
+        writer.note(
+            skipped=[list(pair) for c in cohorts for pair in c.skipped],
+            excluded=list(options.exclude),
+            train=list(dict.fromkeys([*manifest["train"], *(str(c.root) for c in cohorts)])),
+            patients=options.patients or manifest.get("patients"),
+        )
+        failed: dict[str, str] = {}
+        genes_key = fingerprint(manifest["genes"], manifest.get("gene_ids"))
+
+        def add(given: _Given, label: str) -> None:
+            _add_section(writer, given, genes_key, options, listener, label)
+
+        _each(chosen, "add sections", options, listener, failed, add)
         for backbone in backbones:
-            for section in chosen:
-                _embed_section(writer, section, backbone, run, listener)
-            _add_version(writer, names, backbone.card.name, options, listener)
+
+            def embed(given: _Given, _: str, backbone: Backbone = backbone) -> None:
+                _embed_section(writer, given.section, backbone, run, listener)
+
+            in_bank = [g for g in chosen if g.section.name not in failed]
+            _each(in_bank, f"embed with {backbone.card.name}", options, listener, failed, embed)
+            in_version = _version_sections(writer, backbone.card.name, chosen, failed, options, listener)
+            _add_version(writer, in_version, backbone.card.name, options, listener)
+    if failed:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise SomeInputsFailed(f"{len(failed)} of {len(chosen)} sections are not in the bank. {shown}")
 
 
-def _choose(cohort: Cohort, options: BankOptions, listener: Listener) -> list[Section]:
-    for text in cohort.warnings:
-        listener.warn(text)
-    for name, reason in cohort.skipped:
-        listener.say(f"{name}: skipped, {reason}")
-    known = [s.name for s in (*cohort.sections, *cohort.without_slide)]
+def _choose(cohorts: Sequence[Cohort], options: BankOptions, listener: Listener) -> list[_Given]:
+    given: list[_Given] = []
+    for cohort in cohorts:
+        for text in cohort.warnings:
+            listener.warn(text)
+        for name, reason in cohort.skipped:
+            listener.say(f"{name}: skipped, {reason}")
+        given += [_Given(s, str(cohort.root)) for s in cohort.sections]
+    known = [s.name for c in cohorts for s in (*c.sections, *c.without_slide)]
     for name in options.exclude:
         if name not in known:
-            raise UsageError(f"--exclude {name}: no such section in {cohort.root}", nearest(name, known))
-    chosen = [s for s in cohort.sections if s.name not in options.exclude]
+            roots = ", ".join(str(c.root) for c in cohorts)
+            raise UsageError(f"--exclude {name}: no such section in {roots}", nearest(name, known))
+    chosen = [g for g in given if g.section.name not in options.exclude]
+    names = [g.section.name for g in chosen]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise CohortError(
+            f"section {twice[0]} is in several of the cohorts given",
+            "Rename sections in a table (generag cohort scan), or --exclude some.",
+        )
+    for g in chosen:
+        tell(listener, g.section.name, g.section.notes)
     if not chosen:
-        raise CohortError(f"{cohort.root}: no section is left for the bank", "Exclude fewer sections.")
+        raise CohortError("no section is left for the bank", "Exclude fewer sections.")
     return chosen
 
 
-def _recall_patients(writer: BankWriter, chosen: list[Section], listener: Listener) -> list[Section]:
-    """The sections with their patients: as stated now, else as the bank knows them."""
+def _create(writer: BankWriter, chosen: list[Section], options: BankOptions, listener: Listener) -> None:
+    frozen = freeze_genes(chosen, options.genes, options.missing_genes, options.species, listener)
+    geometry = find_geometry(chosen, crop=options.crop or "fov", fov_um=options.fov_um, pitch_um=options.pitch_um)
+    writer.create(genes=frozen.genes.names, gene_ids=frozen.genes.ids, geometry=geometry, train=[])
+    writer.note(dropped_genes=frozen.dropped, species=frozen.species)
+    listener.say(f"spots of {geometry['spot_um']:g} um every {geometry['pitch_um']:g} um; {describe_tiles(geometry)}")
+
+
+def _settle_patients(
+    writer: BankWriter, chosen: list[_Given], options: BankOptions, listener: Listener
+) -> list[_Given]:
+    """The sections with their patients: as stated now, else as the bank knows them; without those left out."""
     known = {s["name"]: s["patient"] for s in writer.manifest["sections"]}
-    recalled = [dataclasses.replace(s, patient=s.patient or known.get(s.name)) for s in chosen]
-    if unknown := sum(s.patient is None for s in recalled):
+    patients = {g.section.name: g.section.patient or known.get(g.section.name) for g in chosen}
+    unknown = [name for name, patient in patients.items() if patient is None]
+    if unknown and options.unknown_patient == "section":
+        patients |= {name: f"unknown:{name}" for name in unknown}
+        listener.warn(f"the patient of {len(unknown)} sections is unknown; each counts as a patient of its own")
+    elif unknown:
         listener.warn(
-            f"the patient of {unknown} of {len(chosen)} sections is unknown, so held-out choices go by section; "
+            f"the patient of {len(unknown)} of {len(chosen)} sections is unknown, so held-out choices go by section; "
             "name patients with --patients"
         )
-    return recalled
-
-
-def _create(
-    writer: BankWriter, cohort: Cohort, chosen: list[Section], options: BankOptions, listener: Listener
-) -> None:
-    genes, dropped = common_genes([s.read_genes().names for s in chosen])
-    if len(genes) == 0:
-        raise CohortError(f"the {len(chosen)} sections of {cohort.root} share no gene name", "Are these one species?")
-    counts = {s.name: d.tolist() for s, d in zip(chosen, dropped, strict=True)}
-    listener.say(
-        f"{len(genes)} genes are in all {len(chosen)} sections; dropped per section: "
-        + ", ".join(f"{name} {len(d)}" for name, d in counts.items())
-    )
-    geometry = _find_geometry(chosen, options)
-    writer.create(genes=genes, gene_ids=None, geometry=geometry, train=str(cohort.root))
-    writer.note(dropped_genes=counts)
-    listener.say(
-        f"spots of {geometry['spot_um']:g} um every {geometry['pitch_um']:g} um; tiles of {geometry['fov_um']:g} um"
-    )
-
-
-def _find_geometry(chosen: list[Section], options: BankOptions) -> dict[str, float]:
-    diameters = {s.name: s.spot_diameter_um for s in chosen}
-    pitches = {s.name: s.spot_pitch_um for s in chosen}
-    spot = _agree("spot diameter", diameters, "--fov-um", options.fov_um and options.fov_um / 2)
-    pitch = _agree("spot pitch", pitches, "--pitch-um", options.pitch_um)
-    return {"fov_um": options.fov_um or 2 * spot, "pitch_um": options.pitch_um or pitch, "spot_um": spot}
-
-
-def _agree(what: str, values: dict[str, float | None], flag: str, given: float | None) -> float:
-    known = {name: v for name, v in values.items() if v is not None}
-    if known and max(known.values()) <= 1.05 * min(known.values()):
-        return float(np.median(list(known.values())))
-    if given:
-        return given
-    found = ", ".join(f"{name} {v:g} um" for name, v in list(known.items())[:6]) or "none"
-    raise CohortError(f"the sections' {what} is unknown or differs; found: {found}", f"Settle it with {flag}.")
-
-
-def _check_geometry(writer: BankWriter, options: BankOptions) -> None:
-    geometry = writer.manifest["geometry"]
-    for name, asked in (("fov_um", options.fov_um), ("pitch_um", options.pitch_um)):
-        if asked is not None and abs(asked - geometry[name]) > 0.01 * geometry[name]:
-            raise BankError(
-                f"the bank {writer.folder} was built with {name} {geometry[name]:g}, {asked:g} was asked",
-                "Build another bank (--bank), or leave the option out.",
-            )
-
-
-def _section_key(section: Section, genes: list[str], options: BankOptions) -> str:
-    files = [section.counts] + [
-        value for value in vars(section.reader).values() if isinstance(value, Path) and value != section.counts
+    kept = leave_patients_out(patients, options.leave_out_patients)
+    return [
+        _Given(dataclasses.replace(g.section, patient=patients[g.section.name]), g.source)
+        for g in chosen
+        if g.section.name in kept
     ]
-    digests = [digest_file(f) for f in files if f.is_file()]
-    if section.slide is not None:  # it may hold the pixel size
-        digests.append(content_digest([section.slide]))
-    asked = (options.mpp, options.strict_mpp, section.mpp_given, section.spot_pitch_um, section.pixel_size_candidates)
-    return fingerprint(digests, genes, asked)
 
 
-def _add_section(writer: BankWriter, section: Section, options: BankOptions, listener: Listener, label: str) -> None:
-    genes: list[str] = writer.manifest["genes"]
-    key = _section_key(section, genes, options)
+def _each(
+    chosen: list[_Given], stage: str, options: BankOptions, listener: Listener, failed: dict[str, str],
+    act: Callable[[_Given, str], None],
+) -> None:  # fmt: skip
+    """Does something for every section; an expected failure stops it, or with `skip_bad` is noted."""
+    for number, given in enumerate(chosen, 1):
+        try:
+            act(given, f"[{number}/{len(chosen)}] {given.section.name}")
+        except (CohortError, SlideError) as error:
+            if not options.skip_bad:
+                raise type(error)(
+                    error.message, f"{error.hint} Or go on without such sections (--skip-bad)."
+                ) from error
+            failed[given.section.name] = error.message
+            listener.warn(f"{given.section.name}: left out, {error.message}")
+        listener.progress(Progress(stage, number, len(chosen)))
+
+
+def _add_section(
+    writer: BankWriter, given: _Given, genes_key: str, options: BankOptions, listener: Listener, label: str
+) -> None:
+    section, manifest = given.section, writer.manifest
+    aliases = sorted(options.genes.table().items())
+    asked = (genes_key, options.pixels, aliases, options.missing_genes == "mask")
+    key = section_key(section, asked)
     entry = writer.section(section.name)
     if entry and entry["key"] == key:
         if entry["patient"] != section.patient:
@@ -188,31 +207,41 @@ def _add_section(writer: BankWriter, section: Section, options: BankOptions, lis
             writer.update_section(section.name, patient=section.patient)
         listener.say(f"{label}: already in the bank")
         return
-    measured = section.load()
-    missing = sorted(set(genes) - set(measured.genes.tolist()))
-    if missing:
+    if entry and entry["source"] != given.source:
         raise CohortError(
-            f"section {section.name} lacks {len(missing)} of the bank's {len(genes)} genes, such as {missing[0]}",
-            "The gene list was frozen when the bank was made. Build a new bank with this section, or --exclude it.",
+            f"section {section.name} is in the bank already, from {entry['source']}; the one from {given.source} is "
+            "another",
+            "Rename one in a table (generag cohort scan), or take the old one out (generag bank remove).",
         )
-    pixel_size = _settle_pixel_size(section, measured.pitch_px if section.spot_pitch_um else None, options, listener)
-    for note in measured.notes:
-        listener.say(f"{section.name}: {note}")
+    bank_genes = as_names(manifest)
+    expect_species(manifest.get("species"), section.name, read_genes(section, options.genes))
+    measured = load_section(section, options.genes)
+    with open_image(section) as image:
+        measured = keep_imaged(section, image, measured)
+        pitch_px = measured.pitch_px if section.spot_pitch_um else None
+        pixel_size, warnings = settle_pixel_size(section, image, pitch_px, options.pixels)
+    for text in warnings:
+        listener.warn(f"{section.name}: {text}")
+    found = match_section(bank_genes, section, measured.gene_names, options.missing_genes, listener)
+    tell(listener, section.name, measured.notes)
     writer.add_section(
         section.name,
         names=measured.names,
-        counts=measured.counts[:, columns(measured.genes, genes)],
+        counts=_take_columns(measured.counts, found.columns),
         totals=measured.total_counts,
         centres=measured.centres,
         array_rc=measured.array_rc,
+        measured=found.columns >= 0,
         entry={
             "key": key,
+            "source": given.source,
             "patient": section.patient,
             "technology": section.technology,
-            "slide": str(section.slide),
+            "slide": str(section.image),
             "pixel_size": dataclasses.asdict(pixel_size),
             "n_genes_measured": len(measured.genes),
-            "notes": list(measured.notes),
+            "metadata": section.metadata,
+            "notes": [*section.notes, *measured.notes, *warnings],
         },
     )
     listener.say(
@@ -221,37 +250,31 @@ def _add_section(writer: BankWriter, section: Section, options: BankOptions, lis
     )
 
 
-def _settle_pixel_size(section: Section, pitch_px: float | None, options: BankOptions, listener: Listener) -> PixelSize:
-    assert section.slide is not None
-    with open_slide(section.slide, pictures=True) as slide:
-        candidates = [*slide.pixel_size_candidates(), *section.pixel_size_candidates]
-    pitch = section.spot_pitch_um / pitch_px if section.spot_pitch_um and pitch_px else None
-    given = section.mpp_given if options.mpp is None else options.mpp
-    try:
-        pixel_size, warnings = resolve_pixel_size(candidates, given=given, pitch=pitch, strict=options.strict_mpp)
-    except SlideError as error:
-        raise name_source(error, section.slide) from error
-    for text in warnings:
-        listener.warn(f"{section.name}: {text}")
-    return pixel_size
+def _take_columns(counts: Any, wanted: Any) -> Any:
+    """Columns of a CSR in the order wanted; nothing in those that are -1."""
+    from scipy import sparse
+
+    if (wanted >= 0).all():
+        return counts[:, wanted]
+    wide = sparse.hstack([counts, sparse.csr_matrix((counts.shape[0], 1), dtype=counts.dtype)], format="csr")
+    return wide[:, np.where(wanted < 0, counts.shape[1], wanted)]
 
 
 def _embed_section(
     writer: BankWriter, section: Section, backbone: Backbone, run: RunOptions, listener: Listener
 ) -> None:
-    assert section.slide is not None
     entry = writer.section(section.name)
     assert entry is not None
     stored = SectionReader.open(writer.folder, entry)
     size = entry["pixel_size"]
     pixel_size = PixelSize(Mpp(size["mpp"]), size["source"], tuple((s, v) for s, v in size["others"]))
     geometry = writer.manifest["geometry"]
-    with open_slide(section.slide, pictures=True) as slide:
+    with open_image(section) as slide:
         grid = plan_spots(
-            slide, pixel_size, (stored.names, stored.centres), fov_um=geometry["fov_um"],
+            slide, pixel_size, (stored.names, stored.centres), fov_um=tile_um(geometry, pixel_size.mpp),
             pitch_um=geometry["pitch_um"], tile_px=backbone.card.tile_px, array_rc=stored.array_rc,
         )  # fmt: skip
-        key = fingerprint(slide.digest(), grid.centres, grid.side_px, backbone.card)
+        key = fingerprint(slide.digest(), grid.names, grid.centres, grid.side_px, backbone.card)
         if writer.embedded(backbone.card, section.name, key) and not run.overwrite:
             return
         beyond = n_beyond_edge(slide, grid)
@@ -262,6 +285,37 @@ def _embed_section(
         blocks = embed_blocks(slide, grid, backbone, parts, run, listener, stage)
         writer.add_embeddings(backbone.card, section.name, stored.names, blocks, key)
         parts.clear()
+
+
+def _version_sections(
+    writer: BankWriter, backbone: str, chosen: list[_Given], failed: dict[str, str], options: BankOptions,
+    listener: Listener,
+) -> list[str]:  # fmt: skip
+    """The sections of the bank's next version: what it has, what was given, less what was left out."""
+    given = {g.section.name for g in chosen}
+    embedded = writer.manifest["backbones"].get(backbone, {}).get("sections", {})
+    left_out = {*options.exclude, *failed}
+    names: list[str] = []
+    kept: list[str] = []
+    waiting: list[str] = []
+    for entry in writer.manifest["sections"]:
+        name = entry["name"]
+        if name in left_out or entry["patient"] in options.leave_out_patients:
+            continue
+        if name not in embedded:
+            waiting.append(name)
+            continue
+        names.append(name)
+        kept += [name] if name not in given else []
+    if kept:
+        listener.say(f"{len(kept)} more sections were in the bank and stay: {', '.join(kept[:10])}")
+    if waiting:
+        listener.warn(
+            f"{len(waiting)} sections have no {backbone} embeddings and are not in this version: {waiting[:5]}"
+        )
+    if not names:
+        raise CohortError("no section is left for the bank", "Correct the sections named above.")
+    return names
 
 
 def _add_version(writer: BankWriter, names: list[str], backbone: str, options: BankOptions, listener: Listener) -> None:

@@ -13,7 +13,8 @@ from genrag_cli.genes.align import columns
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.outputs.figure import draw_prediction
 from genrag_cli.outputs.prediction import StoredPrediction
-from genrag_cli.pipeline.build_bank import BankOptions, build_bank
+from genrag_cli.pipeline.bank_options import BankOptions
+from genrag_cli.pipeline.build_bank import build_bank
 from genrag_cli.pipeline.embed import embed_slide
 from genrag_cli.pipeline.evaluate import evaluate_prediction
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
@@ -59,7 +60,7 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
     backbone = load()
     where = f"--bank {bank_folder}"
     listener.say(f"\n$ generag build-bank {train} --patients {PATIENTS} --exclude {held.name} {where}")
-    build_bank(cohort, bank_folder, [backbone], BankOptions(exclude=(held.name,)), run, listener)
+    build_bank([cohort], bank_folder, [backbone], BankOptions(exclude=(held.name,)), run, listener)
     bank = Bank.open(bank_folder, backbone.card.name)
     options = SlideOptions(spots=spots)
     listener.say(f"\n$ generag embed {held.slide} --spots {spots} {where} --out {out}")

@@ -9,6 +9,7 @@ import numpy as np
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.cohorts import open_section
 from genrag_cli.errors import SlideError, UsageError
+from genrag_cli.pipeline.geometry import Geometry, tile_um
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
 from genrag_cli.slides import (
     Slide,
@@ -132,7 +133,7 @@ def embed_slide(
     out: Path,
     backbone: Backbone,
     options: SlideOptions,
-    geometry: dict[str, float] | None,
+    geometry: Geometry | None,
     run: RunOptions,
     listener: Listener,
 ) -> Path:
@@ -150,9 +151,9 @@ def embed_slide(
     Returns:
         The file that was written or was there.
     """
-    fov_um, pitch_um = choose_geometry(options, geometry, backbone.card.fov_um)
     slide, pixel_size = open_with_pixel_size(path, options, listener)
     with slide:
+        fov_um, pitch_um = choose_geometry(options, geometry, backbone.card.fov_um, pixel_size.mpp)
         tissue = find_tissue(slide, pixel_size)
         grid = plan_grid(
             slide, pixel_size, tissue, spots=options.spots, fov_um=fov_um, pitch_um=pitch_um,
@@ -181,10 +182,10 @@ def describe_grid(slide: Slide, grid: TileGrid) -> str:
 
 
 def choose_geometry(
-    options: SlideOptions, geometry: dict[str, float] | None, trained_fov: float | None
+    options: SlideOptions, geometry: Geometry | None, trained_fov: float | None, mpp: float
 ) -> tuple[float, float]:
     """Field of view and pitch: as asked, else the bank's, else the backbone's own field of view for both."""
-    fov = options.fov_um or (geometry or {}).get("fov_um") or trained_fov
+    fov = options.fov_um or (tile_um(geometry, mpp) if geometry else trained_fov)
     pitch = options.pitch_um or (geometry or {}).get("pitch_um") or fov
     if fov is None or pitch is None:
         raise UsageError(

@@ -19,9 +19,16 @@ _FILES = (".txt", ".csv", ".tsv", ".json", ".npy")
 
 
 def bank_statistics(bank: Bank, scale: Scale) -> GeneStatistics:
-    """Mean, sd and detection of every gene over the bank's spots."""
+    """Mean, sd and detection of every gene over the bank's spots that measured it."""
     arrays = {n: bank.derived[f"genes/{scale.name}/{n}"] for n in ("mean", "sd", "detected")}
-    return GeneStatistics(n_spots=bank.n_spots, **arrays)
+    return GeneStatistics(n_spots=bank.n_spots, spots=measured_spots(bank), **arrays)
+
+
+def measured_spots(bank: Bank) -> Ints:
+    """(G,) in how many of the bank's spots each gene was measured."""
+    n_spots = np.array([section["n_spots"] for section in bank.sections], np.int64)
+    each = np.broadcast_to(n_spots[:, None], bank.measured.shape)
+    return np.asarray(np.sum(each, axis=0, where=bank.measured))
 
 
 def choose_genes(bank: Bank, text: str, scale: Scale) -> Ints:
@@ -29,21 +36,29 @@ def choose_genes(bank: Bank, text: str, scale: Scale) -> Ints:
 
     Args:
         bank: opened.
-        text: `all`; a number N for the N most variable genes (the global panel's order); a file of names; or names
-            separated by commas.
+        text: `all` that some section measured; a number N for the N most variable genes (the global panel's order) over
+            the spots that measured them; a file of names; or names separated by commas.
         scale: in which variance is taken.
 
     Raises:
-        UsageError: for a number below 1, no name at all, or a file that is not there.
+        UsageError: for a number below 1, no name at all, a file that is not there, or genes that the bank lists and no
+            section of this version measured.
         GeneragError: for names that the bank does not have, with the nearest ones.
     """
     if text == "all":
-        return np.arange(len(bank.genes))
+        return np.flatnonzero(measured_spots(bank))
     if text.lstrip("-").isdigit():
         if int(text) < 1:
             raise UsageError(f"--genes {text} asked; at least 1 is possible", _POSSIBLE)
         return global_panel(bank_statistics(bank, scale), int(text))
-    return columns(bank.genes, _read_names(text))
+    chosen = columns(bank.genes, _read_names(text))
+    known = measured_spots(bank) > 0
+    if len(unknown := bank.genes[chosen[~known[chosen]]]):
+        raise UsageError(
+            f"--genes {text}: no section of the bank {bank.folder} measured {', '.join(unknown[:5])}",
+            f"Leave {'it' if len(unknown) == 1 else f'these {len(unknown)} genes'} out.",
+        )
+    return chosen
 
 
 def _read_names(text: str) -> Any:
@@ -73,4 +88,5 @@ def describe_genes(bank: Bank, chosen: Ints, scale: Scale) -> dict[str, NDArray[
         keys.VAR_MEAN: statistics.mean[chosen],
         keys.VAR_SD: statistics.sd[chosen],
         keys.VAR_DETECTED: statistics.detected[chosen],
+        keys.VAR_MEASURED: statistics.spots[chosen] / bank.n_spots,
     }

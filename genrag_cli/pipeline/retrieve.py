@@ -11,16 +11,17 @@ import numpy as np
 
 from genrag_cli._version import __version__
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.errors import BackboneError, BankError, OutputError, SlideError, UsageError
+from genrag_cli.errors import BackboneError, OutputError, SlideError, UsageError
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import Prediction, read_about, write_prediction
 from genrag_cli.pipeline.embed import describe_grid, embeddings_path, ensure_embeddings, open_with_pixel_size, plan_grid
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
+from genrag_cli.pipeline.geometry import expect_geometry, tile_um
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.provenance import about_inputs, about_search, about_solution
 from genrag_cli.pipeline.query_space import FEWEST_TILES, QuerySpace, SlideStatistics, bank_blocks
 from genrag_cli.pipeline.solver import Solver
-from genrag_cli.reconstruction import reconstruct
+from genrag_cli.reconstruction import Presence, reconstruct
 from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
 from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, sample_rows
 from genrag_cli.stores.atomic import Parts, new_file, new_folder, tidy
@@ -104,7 +105,7 @@ def retrieve_slide(
     slide, pixel_size = open_with_pixel_size(path, slide_options, listener)
     with slide:
         tissue = find_tissue(slide, pixel_size)
-        lay = {"fov_um": geometry["fov_um"], "pitch_um": slide_options.pitch_um or geometry["pitch_um"]}
+        lay = {"fov_um": tile_um(geometry, pixel_size.mpp), "pitch_um": slide_options.pitch_um or geometry["pitch_um"]}
         tile_px = backbone.card.tile_px
         grid = plan_grid(slide, pixel_size, tissue, spots=slide_options.spots, tile_px=tile_px, **lay)
         target = out if out.suffix in (".h5ad", ".zarr") else out / f"{slide.slide_id}.{backbone.card.name}.h5ad"
@@ -160,6 +161,7 @@ def retrieve_slide(
             **about_solution(solve_options, strength, queries.T, codes),
             **about_search(found, len(queries)),
             **space.solver.about(),
+            "crop": geometry.get("crop", "fov"),
             "slide_statistics": statistics.source,
             "centred": space.standardised,
             "bank_mean_total": float(bank.derived[f"genes/{space.scale.name}/mean"].sum()),
@@ -213,22 +215,32 @@ def strength_of(path: Path, options: SolveOptions) -> StrengthRule:
 def write_expression(
     target: Path, prediction: Prediction, bank: Bank, chosen: Ints, *, centred: bool, listener: Listener
 ) -> None:
-    """Reconstructs the chosen genes block by block into a file that appears when it is whole."""
+    """Reconstructs the chosen genes block by block into a file that appears when it is whole; says what is missing."""
     scale = prediction.scale
-    mean = bank.derived[f"genes/{scale.name}/mean"][chosen] if centred else None
-    blocks = reconstruct(prediction.codes, bank_blocks(bank, chosen, scale), len(chosen), mean)
-    total = len(prediction.grid)
+    mean = bank.derived[f"genes/{scale.name}/mean"][chosen]
+    section_of = np.repeat(np.arange(len(bank.sections)), [section["n_spots"] for section in bank.sections])
+    presence = Presence.of(bank.measured[:, chosen], section_of, mean)
+    walk, centre = bank_blocks(bank, chosen, scale), mean if centred else None
+    blocks = reconstruct(prediction.codes, walk, len(chosen), centre, presence)
+    total, n_missing = len(prediction.grid), 0
 
     def watched() -> Any:
+        nonlocal n_missing
         done = 0
-        for block in blocks:
-            done += len(block)
-            yield block
+        for values, present in blocks:
+            done += len(values)
+            n_missing += 0 if present is None else int(present.size - present.sum())
+            yield values, present
             listener.progress(Progress(f"write {target.name}", done, total))
 
     making = new_folder if target.suffix == ".zarr" else new_file
     with making(target) as temporary, settled():
         write_prediction(temporary, prediction, watched(), as_h5ad=target.suffix == ".h5ad")
+    if presence is not None:
+        listener.say(
+            f"{target}: {len(presence.columns)} of {len(chosen)} genes were not measured in every section of the bank; "
+            f"{n_missing} of {total * len(chosen)} values are missing (layers['{keys.PRESENT}'])"
+        )
 
 
 def check_fit(bank: Bank, backbone: Backbone, options: SlideOptions) -> None:
@@ -241,12 +253,7 @@ def check_fit(bank: Bank, backbone: Backbone, options: SlideOptions) -> None:
                 f"backbone {here.name} has {name} {a}, the bank {bank.folder} was built with {b}",
                 "Install the version that the bank was built with, or build the bank again.",
             )
-    fov = bank.geometry["fov_um"]
-    if options.fov_um is not None and abs(options.fov_um - fov) > 0.01 * fov:
-        raise BankError(
-            f"--fov-um {options.fov_um:g} asked; the tiles of the bank {bank.folder} are {fov:g} um",
-            "Leave --fov-um out, or build a bank with that field of view.",
-        )
+    expect_geometry(bank.folder, bank.geometry, crop=None, fov_um=options.fov_um)
 
 
 def _find_done(target: Path, key: str, overwrite: bool, listener: Listener) -> dict[str, Any] | None:

@@ -7,12 +7,14 @@ Does not know genes, backbones or banks.
 from genrag_cli.slides.base import Level, Pixels, Slide
 from genrag_cli.slides.mpp import resolve_pixel_size
 from genrag_cli.slides.open import open_slide
+from genrag_cli.slides.patches import PatchSlide, open_patches, which_have_patches
 from genrag_cli.slides.spots import lattice_places, plan_spots, read_spots_csv
 from genrag_cli.slides.tiles import best_level, n_beyond_edge, plan_tiles, read_tiles, sample_rows
 from genrag_cli.slides.tissue import Tissue, find_tissue, overview, tissue_mask, tissue_share
 
 __all__ = [
     "Level",
+    "PatchSlide",
     "Pixels",
     "Slide",
     "Tissue",
@@ -20,6 +22,7 @@ __all__ = [
     "find_tissue",
     "lattice_places",
     "n_beyond_edge",
+    "open_patches",
     "open_slide",
     "overview",
     "plan_spots",
@@ -30,4 +33,5 @@ __all__ = [
     "sample_rows",
     "tissue_mask",
     "tissue_share",
+    "which_have_patches",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 
 from genrag_cli.errors import SlideError, UsageError
 from genrag_cli.slides.base import Pixels, Slide
+from genrag_cli.slides.patches import PatchSlide, read_patches
 from genrag_cli.slides.tissue import Tissue, find_tissue, tissue_share
 from genrag_cli.types import Ints, PixelSize, TileBatch, TileGrid
 from genrag_cli.units import Microns, TilePx
@@ -92,7 +93,7 @@ def read_tiles(
     A tile's pixels depend on the slide and the grid only: not on the batch, its neighbours or the workers.
 
     Args:
-        slide: open; must stay open until the last batch is taken.
+        slide: open, or patches in its place; must stay open until the last batch is taken.
         grid: of that slide.
         rows: (m,) rows of the grid to read, in this order; None: all.
         batch: tiles per batch.
@@ -104,6 +105,9 @@ def read_tiles(
     if batch < 1 or workers < 1:
         raise UsageError(f"tiles are read by at least one worker in batches of at least 1, not {workers} and {batch}")
     rows = np.arange(len(grid), dtype=np.int64) if rows is None else np.asarray(rows, np.int64)
+    if isinstance(slide, PatchSlide):
+        yield from read_patches(slide, grid, rows, batch)
+        return
     corners, level = grid.xy, best_level(slide, grid)
 
     def read(row: int) -> Pixels:

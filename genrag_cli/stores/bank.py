@@ -113,9 +113,9 @@ class Bank:
         return BackboneCard(**self.manifest["backbones"][self.backbone]["card"])
 
     @property
-    def geometry(self) -> dict[str, float]:
-        """`fov_um`, `pitch_um` and `spot_um` of the bank."""
-        geometry: dict[str, float] = self.manifest["geometry"]
+    def geometry(self) -> dict[str, Any]:
+        """`crop`, `pitch_um`, `spot_um` and, where crop is `fov`, `fov_um` of the bank."""
+        geometry: dict[str, Any] = self.manifest["geometry"]
         return geometry
 
     @cached_property
@@ -144,6 +144,18 @@ class Bank:
         """(N,) patient of every spot; empty where unknown."""
         names = np.asarray([s["patient"] or "" for s in self.sections], np.str_)
         return np.repeat(names, [s["n_spots"] for s in self.sections])
+
+    @cached_property
+    def measured(self) -> NDArray[np.bool_]:
+        """(S, G) which of the bank's genes each section of this version measured, in bank order."""
+        out = np.ones((len(self.sections), len(self.genes)), np.bool_)
+        for row, entry in enumerate(self.sections):
+            if entry.get("n_missing") == 0:
+                continue
+            with opened(self.folder / entry["file"]) as group:
+                if "measured" in group["var"]:
+                    out[row] = group["var/measured"][...]
+        return out
 
     @cached_property
     def spot_names(self) -> Strings:
@@ -181,7 +193,7 @@ class Bank:
 
 def build_line(manifest: dict[str, Any], folder: Path, backbone: str) -> str:
     """The command that finishes or repairs a bank, or adds a backbone to it, and changes nothing else."""
-    words = ["generag", "build-bank", str(manifest["train"]), "--backbone", backbone]
+    words = ["generag", "build-bank", *manifest["train"], "--backbone", backbone]
     if manifest.get("patients"):
         words += ["--patients", str(manifest["patients"])]
     for name in manifest.get("excluded", []):
@@ -263,6 +275,8 @@ class SectionReader:
     centres: Doubles
     array_rc: Ints
     totals: Doubles
+    measured: NDArray[np.bool_]
+    """(G,) which of the bank's genes the section measured."""
 
     @staticmethod
     def open(folder: Path, entry: dict[str, Any]) -> "SectionReader":
@@ -270,9 +284,10 @@ class SectionReader:
         with opened(folder / entry["file"]) as group:
             obs = read_frame(group, "obs")
             centres = np.asarray(group["obsm/spatial"][...], np.float64)
+            measured = np.asarray(group["var/measured"][...], bool)
         rc = obs[["array_row", "array_col"]].to_numpy(np.int64)
         totals = obs["total_counts"].to_numpy(np.float64)
-        return SectionReader(folder, entry, np.asarray(obs.index, np.str_), centres, rc, totals)
+        return SectionReader(folder, entry, np.asarray(obs.index, np.str_), centres, rc, totals, measured)
 
     @property
     def name(self) -> str:

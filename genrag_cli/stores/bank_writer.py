@@ -32,7 +32,7 @@ class BankWriter:
         """Whether nothing has been written yet."""
         return not self.manifest
 
-    def create(self, *, genes: Strings, gene_ids: Strings | None, geometry: dict[str, float], train: str) -> None:
+    def create(self, *, genes: Strings, gene_ids: Strings | None, geometry: dict[str, Any], train: list[str]) -> None:
         """Freezes the gene list and the geometry of the bank.
 
         Raises:
@@ -71,7 +71,7 @@ class BankWriter:
 
     def add_section(
         self, name: str, *, names: Strings, counts: Any, totals: Doubles, centres: Doubles, array_rc: Ints,
-        entry: dict[str, Any],
+        entry: dict[str, Any], measured: NDArray[np.bool_] | None = None,
     ) -> None:  # fmt: skip
         """Adds one section.
 
@@ -83,6 +83,7 @@ class BankWriter:
             centres: (n, 2) x, y in level-0 px.
             array_rc: (n, 2) row, column in the lattice.
             entry: more for the manifest: `key`, `patient`, `pixel_size`, ...
+            measured: (G,) which of the bank's genes the section measured; None: all.
         """
         import anndata
         import pandas as pd
@@ -94,6 +95,8 @@ class BankWriter:
         var = pd.DataFrame(index=pd.Index(self.manifest["genes"], dtype=object))
         if self.manifest["gene_ids"]:
             var["gene_ids"] = self.manifest["gene_ids"]
+        known = np.ones(len(var), bool) if measured is None else measured
+        var["measured"] = known
         file = section_file(name)
         others = [s for s in self.manifest["sections"] if s["name"] != name]
         if len(others) < len(self.manifest["sections"]):
@@ -102,7 +105,7 @@ class BankWriter:
             self._save()
         with packing(self.folder / file) as folder:
             write_anndata(folder, anndata.AnnData(X=counts, obs=obs, var=var, obsm={"spatial": centres}))
-        entry = {"name": name, **self._identify(file), "n_spots": len(names), **entry}
+        entry = {"name": name, **self._identify(file), "n_spots": len(names), "n_missing": int((~known).sum()), **entry}
         self.manifest["sections"] = [*others, entry]
         self._save()
 

@@ -30,6 +30,7 @@ SECTION = (
     Element("obs/array_col", "iu", ("n",), "column in the lattice"),
     Element("obs/total_counts", "f", ("n",), "counts over all genes of the section, those outside the bank too"),
     Element("var/_index", "OUT", ("G",), "gene symbols, the manifest's `genes` in its order"),
+    Element("var/measured", "b", ("G",), "whether the section measured the gene; its counts are empty where not"),
     Element("obsm/spatial", "f", ("n", "2"), "x, y of the centres in level-0 px"),
 )
 """`sections/NAME.zarr.zip`"""

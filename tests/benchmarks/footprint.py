@@ -115,7 +115,8 @@ def prepare(asked: argparse.Namespace) -> dict[str, Any]:
 
     from genrag_cli.backbones.registry import load_backbone
     from genrag_cli.cohorts import open_cohort
-    from genrag_cli.pipeline.build_bank import BankOptions, build_bank
+    from genrag_cli.pipeline.bank_options import BankOptions
+from genrag_cli.pipeline.build_bank import build_bank
     from genrag_cli.pipeline.options import RunOptions, allotted_cpus
     from genrag_cli.stores.bank import Bank
     from genrag_cli.synthetic import write_cohort
@@ -129,7 +130,7 @@ def prepare(asked: argparse.Namespace) -> dict[str, Any]:
     base, folder = asked.work / "base.zarr", bank_folder(asked)
     if not folder.exists():
         run = RunOptions(workers=allotted_cpus())
-        build_bank(cohort, base, [load_backbone(BACKBONE)], BankOptions(exclude=(held.name,)), run, Listener())
+        build_bank([cohort], base, [load_backbone(BACKBONE)], BankOptions(exclude=(held.name,)), run, Listener())
         enlarge(Bank.open(base, BACKBONE), folder, asked.bank)
     slide = slide_of(held, asked.work / "slides") if real else held.slide
     (asked.work / "slide").write_text(str(slide))

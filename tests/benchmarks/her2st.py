@@ -29,7 +29,8 @@ from genrag_cli.genes.panels import N_GLOBAL
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
-from genrag_cli.pipeline.build_bank import BankOptions, build_bank
+from genrag_cli.pipeline.bank_options import BankOptions
+from genrag_cli.pipeline.build_bank import build_bank
 from genrag_cli.pipeline.derive import standardise_sections
 from genrag_cli.pipeline.embed import embeddings_path
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions, allotted_cpus
@@ -127,7 +128,7 @@ def make_fold(cohort: Cohort, held: str, work: Path, backbone: Backbone, run: Ru
     """Builds the bank of all sections but one, with the defaults, and writes the one as a slide."""
     folder = work / f"bank-without-{held}.zarr"
     left_out = tuple(s.name for s in cohort.sections if s.name == held or s.name not in BANK)
-    build_bank(cohort, folder, [backbone], BankOptions(exclude=left_out), run, Listener())
+    build_bank([cohort], folder, [backbone], BankOptions(exclude=left_out), run, Listener())
     bank = Bank.open(folder, backbone.card.name)
     # As in the bank's own head; the centres would only matter for a bank of one section.
     groups, rule = fold_groups(bank.patient_of, bank.section_of, np.zeros((bank.n_spots, 2)))

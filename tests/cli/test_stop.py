@@ -95,7 +95,8 @@ def test_a_stop_while_writing_leaves_the_old_prediction(retrieve, tmp_path, monk
     reconstruct = pipeline.reconstruct
 
     def stopping(*args, **kwargs):
-        yield next(reconstruct(*args, **kwargs))[:1]
+        values, _ = next(reconstruct(*args, **kwargs))
+        yield values[:1], None
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "reconstruct", stopping)

@@ -44,3 +44,17 @@ def test_library_size_follows_depth_in_counts_and_nothing_in_a_normalised_scale(
 def test_library_size_is_not_shared_out_in_logs_or_by_an_empty_profile():
     assert spread_library([1.0], 1.0, np.ones(2), Scale(log="ln")) is None
     assert spread_library([0.0], 0.0, np.ones(2), COUNTS) is None
+
+
+def test_shuffling_leaves_fillers_where_they_are_and_moves_the_others_among_themselves():
+    random = np.random.default_rng(0)
+    prediction, present = random.normal(size=(30, 6)), random.uniform(size=(30, 6)) < 0.7
+    present[:, 2] = True
+    plain = list(shuffle_spots(prediction, seed=3))
+    for whole, shuffled in zip(plain, shuffle_spots(prediction, seed=3, present=present), strict=True):
+        np.testing.assert_array_equal(shuffled[~present], prediction[~present])
+        for gene in range(6):
+            here = present[:, gene]
+            assert sorted(shuffled[here, gene]) == sorted(prediction[here, gene])
+        np.testing.assert_array_equal(shuffled[:, 2], whole[:, 2])
+        assert not np.array_equal(shuffled, prediction)

@@ -118,3 +118,45 @@ def test_the_published_mix_of_log_bases_gives_the_same_correlation():
     prediction, truth = rng.normal(2, 2, (30, 4)), rng.poisson(2, (30, 4))
     published = pearson_per_gene(np.log1p(np.clip(prediction, 0, None)), np.log2(1.0 + truth))
     np.testing.assert_allclose(pearson_per_gene(*log_counts(prediction, truth)[:2]), published, atol=1e-12)
+
+
+@given(TABLES, arrays(bool, (5, 3)))
+def test_values_that_are_missing_count_in_no_metric(both, present):
+    p, t = both
+    r = pearson_per_gene(p, t, present)
+    for gene in range(3):
+        here = present[:, gene]
+        own = (p[here, gene], t[here, gene])
+        if here.sum() < 3 or np.ptp(own[0]) == 0 or np.ptp(own[1]) == 0:
+            assert np.isnan(r[gene])
+        else:
+            assert r[gene] == pytest.approx(pearsonr(*own)[0], abs=1e-9)
+    apart = (p - t)[present]
+    expected = (np.mean(apart**2), np.mean(abs(apart))) if present.any() else (None, None)
+    found = (mean_squared_error(p, t, present), mean_absolute_error(p, t, present))
+    assert found == pytest.approx(expected)
+
+
+def test_variances_are_over_the_spots_present_and_need_three():
+    p, t = np.array([[0.0, 1], [4, 2], [8, 9], [70, 9]]), np.array([[0.0, 3], [2, 9], [4, 9], [90, 1]])
+    present = np.array([[True, True], [True, True], [True, False], [False, False]])
+    assert relative_variance_distance(p, t, present) == pytest.approx(9)  # gene 0: 4 times the variance
+    assert relative_variance_distance(p[:, 1:], t[:, 1:], present[:, 1:]) is None
+
+
+def test_saying_that_all_is_present_changes_no_bit():
+    p, t = np.random.default_rng(0).normal(size=(2, 40, 30))
+    here = np.ones((40, 30), bool)
+    np.testing.assert_array_equal(pearson_per_gene(p, t, here), pearson_per_gene(p, t))
+    assert mean_squared_error(p, t, here) == mean_squared_error(p, t)
+    assert relative_variance_distance(p, t, here) == pytest.approx(relative_variance_distance(p, t), rel=1e-12)
+
+
+def test_presence_of_another_shape_is_refused():
+    with pytest.raises(GeneragError, match=r"of which \(3,\) are said present"):
+        pearson_per_gene(np.zeros((3, 2)), np.zeros((3, 2)), np.ones(3, bool))
+
+
+def test_only_predictions_that_are_present_are_counted_as_clipped():
+    present = np.array([[True, False, True]])
+    assert log_counts(np.array([[-1.0, -1.0, 2.0]]), np.zeros((1, 3)), present)[2] == 1

@@ -209,3 +209,71 @@ def test_on_her2st_the_mean_of_a_section_is_undefined_and_depth_alone_is_not(sha
     assert value["bank_mean", "PCC-10"] is None
     assert 0.2 < value["library_size", "PCC-10"] < 1
     assert value["shuffled", "PCC-all"] < 0.15
+
+
+def with_gaps(scale=LOG1P_CP10K, filler=1.0):
+    """The noisy prediction without gene 0 at half of the spots and without genes 20 and 21 at all but two."""
+    prediction = noisy(scale)
+    present = np.ones(prediction.values.shape, bool)
+    present[::2, 0] = present[2:, 20:22] = False
+    prediction.values[~present] = filler
+    return dataclasses.replace(prediction, present=present)
+
+
+@pytest.mark.parametrize("scale", [LOG1P_CP10K, COUNTS])
+def test_fillers_are_scored_in_no_method(scale):
+    low, high = (run(with_gaps(scale, filler), y_init=noisy(scale)) for filler in (1.0, 1e4))
+    assert {k: s.value for k, s in low.items()} == {k: s.value for k, s in high.items()}
+
+
+def test_every_method_is_scored_over_the_same_values():
+    scores = run(with_gaps(), y_init=noisy())
+    for method in ("retrieval", "y_init", "shuffled", "bank_mean", "library_size"):
+        assert "20 of 480 values are missing in the prediction, not scored" in scores[method, "core", "MSE"].note
+    truth = to_scale(COUNTS_TRUE, TOTALS, LOG1P_CP10K)[:, :12]
+    mean, here = truth.mean(axis=0), with_gaps().present[:, :12]
+    assert scores["bank_mean", "core", "MSE"].value == pytest.approx(np.mean((truth - mean)[here] ** 2), rel=1e-6)
+    expected = np.mean((noisy().values[:, :12] - truth)[here] ** 2)
+    for method in ("retrieval", "y_init"):
+        assert scores[method, "core", "MSE"].value == pytest.approx(expected, rel=1e-6)
+
+
+def test_genes_present_in_fewer_than_three_spots_are_undefined_and_counted():
+    scores = run(with_gaps())
+    assert scores["retrieval", "global", "undefined"].value == 2
+    assert scores["retrieval", "global", "PCC-50"].n_undefined == 2
+    assert scores["shuffled", "global", "undefined"].value == 2
+    assert scores["retrieval", "global", "PCC-50"].value is not None
+    assert scores["retrieval", "global", "PCC-10"].n_genes == 55
+
+
+def test_values_are_missing_by_name_and_first_predictions_of_other_genes_keep_theirs():
+    prediction = with_gaps()
+    spots, genes = np.random.default_rng(2).permutation(40), np.random.default_rng(3).permutation(60)[:50]
+    present = prediction.present[spots][:, genes]
+    turned = expression(prediction.values[spots][:, genes], names=SPOTS[spots], genes=GENES[genes])
+    scores = run(dataclasses.replace(turned, present=present), y_init=noisy())
+    named = np.isin(GENES[:12], GENES[genes])
+    here = np.where(named, prediction.present[:, :12], True)
+    truth = to_scale(COUNTS_TRUE, TOTALS, LOG1P_CP10K)[:, :12]
+    expected = np.mean((noisy().values[:, :12] - truth)[here] ** 2)
+    assert scores["y_init", "core", "MSE"].value == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_prediction_that_is_present_everywhere_scores_as_one_that_says_nothing():
+    said = dataclasses.replace(noisy(), present=np.ones((40, 60), bool))
+    after, before = (run(p, y_init=noisy()) for p in (said, noisy()))
+    assert {k: (s.value, s.note) for k, s in after.items()} == {k: (s.value, s.note) for k, s in before.items()}
+
+
+def test_a_panel_that_is_missing_everywhere_has_no_values():
+    prediction = with_gaps()
+    prediction.present[:, :12] = False
+    scores = run(prediction)
+    assert {scores["retrieval", "core", m].value for m in ("PCC-all", "MSE", "MAE", "RVD")} == {None}
+    assert scores["retrieval", "core", "undefined"].value == 12
+
+
+def test_presence_must_fit_the_values():
+    with pytest.raises(GeneragError, match=r"Expression\.present"):
+        dataclasses.replace(noisy(), present=np.ones((40, 59), bool))

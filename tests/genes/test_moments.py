@@ -28,6 +28,37 @@ def test_streaming_over_sections_equals_all_spots_at_once(tables, scale):
     np.testing.assert_allclose(stats.sd, everything.std(axis=0), atol=1e-9)
     np.testing.assert_allclose(stats.detected, (everything > 0).mean(axis=0), atol=1e-12)
     assert stats.n_spots == len(everything)
+    assert stats.spots.tolist() == [len(everything)] * 3
+
+
+@given(
+    st.lists(st.tuples(arrays(np.int32, (4, 3), elements=st.integers(0, 50)), arrays(bool, 3)), min_size=1, max_size=4),
+    st.sampled_from([COUNTS, LOG1P_CP10K]),
+)
+def test_each_gene_is_taken_over_the_spots_that_measured_it(parts, scale):
+    parts = [(table * here, here) for table, here in parts]
+    stats = gene_statistics(((*section(t), here) for t, here in parts), scale)
+    for gene in range(3):
+        scaled = [to_scale(t, t.sum(axis=1) * 1.5, scale)[:, gene] for t, here in parts if here[gene]]
+        values = np.concatenate(scaled).astype(np.float64) if scaled else np.zeros(1)
+        assert stats.spots[gene] == 4 * len(scaled)
+        assert stats.mean[gene] == pytest.approx(values.mean(), abs=1e-12)
+        assert stats.sd[gene] == pytest.approx(values.std(), abs=1e-9)
+        assert stats.detected[gene] == pytest.approx((values > 0).mean(), abs=1e-12)
+    assert stats.n_spots == 4 * len(parts)
+
+
+def test_saying_that_everything_was_measured_changes_no_bit():
+    tables = [np.random.default_rng(i).poisson(1, (7 + i, 5)) for i in range(3)]
+    said = gene_statistics([(*section(t), np.ones(5, bool)) for t in tables], LOG1P_CP10K)
+    plain = gene_statistics([section(t) for t in tables], LOG1P_CP10K)
+    for name in ("mean", "sd", "detected", "spots"):
+        np.testing.assert_array_equal(getattr(said, name), getattr(plain, name))
+
+
+def test_what_was_measured_must_name_every_gene():
+    with pytest.raises(GeneragError, match=r"3 genes were counted, and \(2,\)"):
+        gene_statistics([(*section(np.ones((2, 3), int)), np.ones(2, bool))], COUNTS)
 
 
 def test_a_small_spread_on_a_large_mean_does_not_cancel():

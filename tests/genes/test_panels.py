@@ -13,7 +13,7 @@ from genrag_cli.types import LOG1P_CP10K
 def stats(sd, mean=None, detected=None, n_spots=10):
     sd = np.asarray(sd, dtype=float)
     mean, detected = (np.ones_like(sd) if given is None else np.asarray(given) for given in (mean, detected))
-    return GeneStatistics(n_spots, mean, sd, detected)
+    return GeneStatistics(n_spots, mean, sd, detected, np.full(len(sd), n_spots))
 
 
 def names(n):
@@ -128,10 +128,10 @@ def test_published_panels_are_read(shared_data):
 @pytest.mark.real
 def test_her2st_anchors_are_variable_tumour_genes_within_the_global_panel(shared_data):
     from genrag_cli.cohorts import open_cohort
-    from genrag_cli.genes import columns, common_genes
+    from genrag_cli.genes import columns, shared
 
     loaded = [open_cohort(shared_data / "her2st").section(name).load() for name in ("B4", "C2")]
-    genes, _ = common_genes([m.genes for m in loaded])
+    genes = shared([m.gene_names for m in loaded], ["B4", "C2"]).genes.names
     sections = [gene_statistics([(m.counts[:, columns(m.genes, genes)], m.total_counts)], LOG1P_CP10K) for m in loaded]
     core, everything = core_panel(genes, sections), global_panel(pool_statistics(sections))
     assert len(core) == 300

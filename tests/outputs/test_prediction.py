@@ -14,6 +14,7 @@ RC = np.stack(np.divmod(np.arange(N), 6), 1)
 NAMES = np.array([f"s:{r}_{c}" for r, c in RC])
 GENES = np.array([f"G{i}" for i in range(G)])
 X = np.random.default_rng(0).gamma(2, 1, (N, G)).astype(np.float32)
+PRESENT = np.random.default_rng(1).uniform(size=(N, G)) < 0.8
 
 
 def prediction(genes=GENES, **changes):
@@ -33,9 +34,17 @@ def prediction(genes=GENES, **changes):
     return Prediction(**{**fields, **changes})
 
 
+def unmasked(blocks):
+    return ((block, None) for block in blocks)
+
+
+def masked(n_blocks):
+    return zip(np.array_split(X, n_blocks), np.array_split(PRESENT, n_blocks), strict=True)
+
+
 @pytest.fixture
 def h5ad(tmp_path):
-    write_prediction(tmp_path / "p.h5ad", prediction(), iter(np.array_split(X, 4)))
+    write_prediction(tmp_path / "p.h5ad", prediction(), unmasked(np.array_split(X, 4)))
     return tmp_path / "p.h5ad"
 
 
@@ -64,7 +73,7 @@ def test_the_keys_are_those_that_scverse_tools_read(h5ad):
 
 def test_zarr_holds_the_same(tmp_path, h5ad):
     folder = tmp_path / "p.zarr"
-    write_prediction(folder, prediction(), iter([X]), as_h5ad=False)
+    write_prediction(folder, prediction(), unmasked([X]), as_h5ad=False)
     one, other = read_prediction(h5ad), read_prediction(folder)
     np.testing.assert_array_equal(one.expression.values, other.expression.values)
     np.testing.assert_array_equal(one.codes.weights, other.codes.weights)
@@ -82,7 +91,42 @@ def test_no_expression_keeps_the_weights(tmp_path):
 
 def test_a_row_too_few_is_an_error(tmp_path):
     with pytest.raises(OutputError, match="9 rows"):
-        write_prediction(tmp_path / "p.h5ad", prediction(), iter([X[:9]]))
+        write_prediction(tmp_path / "p.h5ad", prediction(), unmasked([X[:9]]))
+
+
+@pytest.mark.parametrize(("name", "read"), [("p.h5ad", anndata.read_h5ad), ("p.zarr", anndata.read_zarr)])
+def test_what_is_missing_is_a_layer_that_comes_back(tmp_path, name, read):
+    write_prediction(tmp_path / name, prediction(), masked(5), as_h5ad=name.endswith("h5ad"))
+    found = read_prediction(tmp_path / name).expression
+    np.testing.assert_array_equal(found.present, PRESENT)
+    np.testing.assert_array_equal(found.values, X)
+    layer = read(tmp_path / name).layers[keys.PRESENT]
+    assert layer.dtype == bool
+    np.testing.assert_array_equal(layer, PRESENT)
+
+
+def test_where_nothing_can_be_missing_there_is_no_layer(h5ad):
+    assert read_prediction(h5ad).expression.present is None
+    assert list(anndata.read_h5ad(h5ad).layers) == []
+
+
+@pytest.mark.parametrize("first", [None, PRESENT[:9]])
+def test_blocks_of_which_some_do_not_say_what_is_missing_are_refused(tmp_path, first):
+    second = PRESENT[9:] if first is None else None
+    with pytest.raises(OutputError, match="row 9"):
+        write_prediction(tmp_path / "p.h5ad", prediction(), iter([(X[:9], first), (X[9:], second)]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scanpy_reads_the_layer(tmp_path):
+    import scanpy as sc
+
+    write_prediction(tmp_path / "p.h5ad", prediction(), masked(2))
+    adata = sc.read_h5ad(tmp_path / "p.h5ad")
+    frame = sc.get.obs_df(adata, keys=["G0", "G3"], layer=keys.PRESENT)
+    np.testing.assert_array_equal(frame.to_numpy(bool), PRESENT[:, [0, 3]])
+    adata = adata[:, PRESENT.all(axis=0)].copy()  # how one would take the genes that are there everywhere
+    assert adata.layers[keys.PRESENT].all()
 
 
 @pytest.mark.parametrize("content", [b"", b"not hdf5 at all"])

@@ -28,11 +28,11 @@ def test_presets_fill_in_what_is_not_said():
 
 def test_geometry_is_the_askers_then_the_banks_then_the_backbones():
     bank = {"fov_um": 200.0, "pitch_um": 100.0}
-    assert choose_geometry(SlideOptions(), bank, None) == (200.0, 100.0)
-    assert choose_geometry(SlideOptions(fov_um=50.0), bank, None) == (50.0, 100.0)
-    assert choose_geometry(SlideOptions(), None, 112.0) == (112.0, 112.0)
+    assert choose_geometry(SlideOptions(), bank, None, 0.5) == (200.0, 100.0)
+    assert choose_geometry(SlideOptions(fov_um=50.0), bank, None, 0.5) == (50.0, 100.0)
+    assert choose_geometry(SlideOptions(), None, 112.0) == (112.0, 112.0, 0.5)
     with pytest.raises(UsageError, match="no field of view"):
-        choose_geometry(SlideOptions(), None, None)
+        choose_geometry(SlideOptions(), None, None, 0.5)
 
 
 def test_threads_are_those_of_the_job(monkeypatch):

@@ -31,7 +31,7 @@ def values_of(name):
 def write(folder, sections="AB"):
     writer = BankWriter(folder)
     writer.create(
-        genes=GENES, gene_ids=None, geometry={"fov_um": 200.0, "pitch_um": 200.0, "spot_um": 100.0}, train="T"
+        genes=GENES, gene_ids=None, geometry={"fov_um": 200.0, "pitch_um": 200.0, "spot_um": 100.0}, train=["T"]
     )
     for name in sections:
         n = SIZES[name]
@@ -132,7 +132,7 @@ def test_a_bank_without_the_backbone_says_the_line_that_adds_it(folder):
 
 def test_an_unfinished_bank_is_no_bank(tmp_path):
     writer = BankWriter(tmp_path / "b.zarr")
-    writer.create(genes=GENES, gene_ids=None, geometry={}, train="T")
+    writer.create(genes=GENES, gene_ids=None, geometry={}, train=["T"])
     with pytest.raises(BankError, match="not finished"):
         Bank.open(tmp_path / "b.zarr", "stain")
     assert verify_bank(tmp_path / "b.zarr") == ["the build was not finished: no backbone"]

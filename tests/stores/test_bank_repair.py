@@ -31,7 +31,7 @@ def add_version(writer, card, key="1"):
 @pytest.fixture
 def writer(tmp_path):
     writer = BankWriter(tmp_path / "b")
-    writer.create(genes=GENES, gene_ids=None, geometry=GEOMETRY, train="T")
+    writer.create(genes=GENES, gene_ids=None, geometry=GEOMETRY, train=["T"])
     for name in ("S", "T"):
         spots = add_section(writer, name)
         for card in CARDS:
@@ -97,4 +97,4 @@ def test_a_file_cut_short_counts_as_unfinished(writer):
 def test_a_bank_is_not_made_among_other_files(tmp_path):
     (tmp_path / "mine").write_text("")
     with pytest.raises(BankError, match="holds mine"):
-        BankWriter(tmp_path).create(genes=GENES, gene_ids=None, geometry=GEOMETRY, train="T")
+        BankWriter(tmp_path).create(genes=GENES, gene_ids=None, geometry=GEOMETRY, train=["T"])

@@ -1,0 +1,181 @@
+"""A cohort as a table, `cohort.csv`: for sections that no layout describes, and for a person to correct what one says.
+
+A row is a section. Only `counts` is needed; what a row leaves open comes from what lies beside its counts, as for any
+cohort of that layout. Paths are relative to the table. The module writes no table without being asked and opens no
+counts.
+
+| column | meaning |
+|---|---|
+| section | its name; the counts' own otherwise |
+| format | layout of the counts, a name that `--format` takes |
+| counts | the file or folder that holds the counts |
+| positions | table of spot positions, of legacy ST tables |
+| slide, patches | image, or HEST-style tiles cut around the spots |
+| patient, species, technology | as they are; empty is unknown |
+| mpp | um per level-0 px of the slide |
+| spot_um, pitch_um | diameter of a spot, distance of neighbouring spots |
+| note | for readers of the table; not read |
+
+Other columns are kept as facts about the section.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from genrag_cli.cohorts.base import Cohort, Reading, Section
+from genrag_cli.cohorts.formats import describe_counts, known_formats
+from genrag_cli.cohorts.legacy_st import LegacyTables
+from genrag_cli.errors import CohortError, nearest
+
+NAME = "cohort.csv"
+COLUMNS = (
+    "section", "format", "counts", "positions", "slide", "patches", "patient", "species", "technology", "mpp",
+    "spot_um", "pitch_um", "note",
+)  # fmt: skip
+_PATHS = ("counts", "positions", "slide", "patches")
+_LENGTHS = {"mpp": "mpp_given", "spot_um": "spot_diameter_um", "pitch_um": "spot_pitch_um"}
+
+
+def read_manifest(path: Path, reading: Reading) -> Cohort:
+    """The sections of a table.
+
+    Raises:
+        CohortError: naming every row that cannot be right: files that do not exist, counts of no known layout, numbers
+            that are none, two rows of one name.
+    """
+    rows = _read_rows(path)
+    ready, bare, skipped, wrong = [], [], [], []
+    for line, row in rows:
+        try:
+            section = _describe(path.parent, row, reading)
+        except CohortError as error:
+            wrong.append(f"line {line}: {error.message}")
+            continue
+        if section.image is not None:
+            ready.append(section)
+        else:
+            skipped.append((section.name, "no slide: the table names none, and none lies where its layout has it"))
+            bare.append(section)
+    twice = [name for name, n in Counter(s.name for s in (*ready, *bare)).items() if n > 1]
+    wrong += [f"section {name!r} has several rows; name them in column section" for name in twice]
+    if wrong:
+        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise CohortError(
+            f"{path}: {'; '.join(wrong[:10])}{more}",
+            "Correct these rows or take them out. Columns: " + ", ".join(COLUMNS),
+        )
+    return Cohort(path, "manifest", tuple(ready), tuple(skipped), (), tuple(bare))
+
+
+def write_manifest(path: Path, cohort: Cohort, formats: dict[str, str]) -> str:
+    """The table of a cohort, as text; paths below its folder are relative.
+
+    Args:
+        path: where the table will stand.
+        cohort: with slides and without.
+        formats: layout of each section, by name.
+    """
+    reasons = dict(cohort.skipped)
+    out = io.StringIO()
+    table = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for section in (*cohort.sections, *cohort.without_slide):
+        given = [reasons[section.name]] if section.name in reasons else []
+        positions = section.reader.positions if isinstance(section.reader, LegacyTables) else None
+        table.writerow({
+            "section": section.name,
+            "format": formats.get(section.name, ""),
+            "counts": _relative(section.counts, path.parent),
+            "positions": _relative(positions, path.parent),
+            "slide": _relative(section.slide, path.parent),
+            "patches": _relative(section.patches, path.parent),
+            "patient": section.patient or "",
+            "species": section.species or "",
+            "technology": "" if section.technology == "unknown" else section.technology,
+            "mpp": _number(section.mpp_given),
+            "spot_um": _number(section.spot_diameter_um),
+            "pitch_um": _number(section.spot_pitch_um),
+            "note": "; ".join([*given, *section.notes]),
+        })  # fmt: skip
+    return out.getvalue()
+
+
+def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line number and stripped cells of every row that is not empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        table = csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.split("\n", 1)[0] else ",")
+        header = [name.strip() for name in table.fieldnames or []]
+        columns = "Columns: " + ", ".join(COLUMNS)
+        if repeated := [name for name, n in Counter(header).items() if n > 1]:
+            raise CohortError(f"{path}: column {repeated[0]} is there twice", columns)
+        if "counts" not in header:
+            raise CohortError(f"{path}: no column counts; found {', '.join(header) or 'nothing'}", columns)
+        rows = []
+        for raw in table:
+            if None in raw:
+                raise CohortError(f"{path}, line {table.line_num}: more cells than the header has", "Quote commas.")
+            row = {k: (v or "").strip() for k, v in zip(header, raw.values(), strict=True)}
+            if any(row.values()):
+                rows.append((table.line_num, row))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{path}: cannot be read as a table of sections ({error})") from error
+    if not rows:
+        raise CohortError(f"{path}: no section, the table has no row below its header", columns)
+    return rows
+
+
+def _describe(folder: Path, row: dict[str, str], reading: Reading) -> Section:
+    paths = {key: folder / row[key] for key in _PATHS if row.get(key)}
+    if "counts" not in paths:
+        raise CohortError("no counts named")
+    if absent := [f"{key} {path} does not exist" for key, path in paths.items() if not path.exists()]:
+        raise CohortError("; ".join(absent))
+    layout = row.get("format") or None
+    if layout is not None and layout not in known_formats():
+        raise CohortError(f"unknown format {layout!r}. {nearest(layout, known_formats())}")
+    lengths = {field: _parse(column, row[column]) for column, field in _LENGTHS.items() if row.get(column)}
+    if "mpp_given" in lengths:
+        reading = dataclasses.replace(reading, mpp=lengths["mpp_given"])
+    found = describe_counts(paths["counts"], reading, layout)
+    if found is None:
+        raise CohortError(f"counts {paths['counts']} are of no known layout" + (f" ({layout})" if layout else ""))
+    known, section = found
+    if "positions" in paths:
+        if not isinstance(section.reader, LegacyTables):
+            raise CohortError(f"positions are for legacy ST tables; counts {paths['counts']} are {known}")
+        section = dataclasses.replace(section, reader=LegacyTables(paths["counts"], paths["positions"]))
+    stated: dict[str, Any] = {key: row[key] for key in ("patient", "species", "technology") if row.get(key)}
+    if "species" in stated:
+        stated["species"] = stated["species"].lower()
+    stated |= lengths | {key: paths[key] for key in ("slide", "patches") if key in paths}
+    more = {k: v for k, v in row.items() if k not in COLUMNS and v}
+    name = row.get("section") or section.name
+    return dataclasses.replace(section, name=name, metadata={**section.metadata, **more}, **stated)
+
+
+def _parse(column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise CohortError(f"{column} {text!r} is no length above 0")
+    return value
+
+
+def _relative(path: Path | None, folder: Path) -> str:
+    if path is None:
+        return ""
+    path, folder = path.absolute(), folder.absolute()
+    return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"

@@ -1,0 +1,182 @@
+"""Where the elements of a SpatialData store lie: their transformations into named coordinate systems, from metadata.
+
+Knows the transformations of OME-NGFF's proposal 0.5 as SpatialData writes them (identity, scale, translation, affine,
+rotation, mapAxis, sequence), in Zarr 2 and 3. Reads JSON only: no pixels, no geometries.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrag_cli.cohorts import affine
+from genrag_cli.errors import CohortError
+
+_UM = {"micrometer": 1.0, "micrometre": 1.0, "um": 1.0, "µm": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}
+_COLOURS = {"r", "g", "b", "a", "red", "green", "blue", "alpha", "0", "1", "2", "3"}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """How an element lies in one coordinate system."""
+
+    to_system: affine.Affine
+    unit_um: float | None
+    """um per unit of the system, where its axes state a unit of length."""
+
+
+@dataclass(frozen=True)
+class StoreImage:
+    """An image of a store."""
+
+    path: Path
+    size: tuple[int, int]
+    """Width and height of level 0."""
+    systems: dict[str, Placed]
+    """From px of level 0."""
+
+
+def read_attributes(folder: Path) -> dict[str, Any]:
+    """User attributes of a Zarr group or array, version 2 or 3; empty where there are none."""
+    for name in ("zarr.json", ".zattrs"):
+        if (folder / name).is_file():
+            stated = _read_json(folder / name)
+            return dict(stated.get("attributes") or {}) if name == "zarr.json" else stated
+    return {}
+
+
+def is_group(folder: Path) -> bool:
+    """Whether the folder is a Zarr group."""
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
+
+
+def element_systems(element: Path) -> dict[str, Placed]:
+    """How a shapes element lies in each of its coordinate systems.
+
+    Raises:
+        CohortError: for metadata that cannot be read, or a transformation that is not known.
+    """
+    attributes = read_attributes(element)
+    axes = [a if isinstance(a, str) else a["name"] for a in attributes.get("axes", ["x", "y"])]
+    try:
+        return _systems(attributes.get("coordinateTransformations") or [], axes, affine.IDENTITY)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CohortError(f"{element}: its transformations cannot be read ({error!r})") from error
+
+
+def read_image(element: Path) -> StoreImage | str:
+    """An image that can be a slide, or why it cannot be one.
+
+    Raises:
+        CohortError: for metadata that cannot be read, or a transformation that is not known.
+    """
+    attributes = read_attributes(element)
+    attributes = attributes.get("ome", attributes)
+    try:
+        scales = attributes["multiscales"][0]
+        axes = [a if isinstance(a, str) else a["name"] for a in scales["axes"]]
+        shape, dtype = _array(element / scales["datasets"][0]["path"])
+        sides = dict(zip(axes, shape, strict=True))
+        labels = {str(c.get("label", "0")).lower() for c in attributes.get("omero", {}).get("channels", [])}
+        if sides.get("c") not in (3, 4) or dtype not in ("|u1", "uint8") or not labels <= _COLOURS:
+            found = f"{dtype} {'x'.join(map(str, shape))} ({''.join(axes)}), channels {', '.join(sorted(labels))}"
+            return f"{element.name} is no RGB image of 8 bits: {found}"
+        level = _first_level(scales["datasets"][0], axes)
+        systems = _systems(scales.get("coordinateTransformations") or [], axes, level)
+        return StoreImage(element, (sides["x"], sides["y"]), systems)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CohortError(f"{element}: its metadata cannot be read as an OME-NGFF image ({error!r})") from error
+
+
+def image_metadata(element: Path) -> tuple[Path, ...]:
+    """The files that say how an image lies."""
+    return tuple(path for path in (element / "zarr.json", element / ".zattrs") if path.is_file())
+
+
+def _first_level(dataset: dict[str, Any], axes: list[str]) -> affine.Affine:
+    matrix, out = np.eye(len(axes) + 1), axes
+    for one in dataset.get("coordinateTransformations") or []:
+        more, out = _matrix(one, out)
+        matrix = more @ matrix
+    return _plane(matrix, axes, out)
+
+
+def _systems(stated: Sequence[dict[str, Any]], axes: list[str], before: affine.Affine) -> dict[str, Placed]:
+    found = {}
+    for one in stated:
+        output = one.get("output")
+        if not isinstance(output, dict):  # plain OME-NGFF names no systems here
+            continue
+        matrix, out = _matrix(one, axes)
+        units = {a["name"]: a.get("unit") for a in output["axes"] if isinstance(a, dict)}
+        unit_um = _UM.get(str(units.get("x"))) if units.get("x") == units.get("y") else None
+        placed = affine.compose([before, _plane(matrix, _names(one.get("input"), axes), out)])
+        found[str(output["name"])] = Placed(placed, unit_um)
+    return found
+
+
+def _names(system: Any, otherwise: list[str]) -> list[str]:
+    return [a["name"] for a in system["axes"]] if isinstance(system, dict) else otherwise
+
+
+def _matrix(one: dict[str, Any], axes: list[str]) -> tuple[Any, list[str]]:
+    """A transformation as (n_out + 1, n_in + 1), and the names of its output's axes."""
+    kind, axes = one["type"], _names(one.get("input"), axes)
+    n = len(axes)
+    out = np.eye(n + 1)
+    if kind == "identity":
+        return out, axes
+    if kind == "scale":
+        out[range(n), range(n)] = one["scale"]
+        return out, axes
+    if kind == "translation":
+        out[:n, n] = one["translation"]
+        return out, axes
+    if kind == "rotation":
+        out[:n, :n] = np.asarray(one["rotation"], np.float64).reshape(n, n)
+        return out, axes
+    if kind == "affine":
+        rows = np.asarray(one["affine"], np.float64).reshape(-1, n + 1)
+        to = _names(one.get("output"), axes)
+        return np.vstack([rows[: len(to)], np.eye(n + 1)[-1:]]), to
+    if kind == "mapAxis":
+        sources = one["mapAxis"]
+        picked = [axes.index(source) for source in sources.values()]
+        return np.vstack([np.eye(n + 1)[picked], np.eye(n + 1)[-1:]]), list(sources)
+    if kind == "sequence":
+        for step in one["transformations"]:
+            more, axes = _matrix(step, axes)
+            out = more @ out
+        return out, axes
+    raise CohortError(f"a transformation of type {kind!r} is not known")
+
+
+def _plane(matrix: Any, axes: list[str], out: list[str]) -> affine.Affine:
+    """The part on x and y, if the other axes stay out of it."""
+    rows, columns = [out.index("x"), out.index("y")], [axes.index("x"), axes.index("y")]
+    others = [i for i, name in enumerate(axes) if name not in "xy"]
+    if np.any(matrix[np.ix_(rows, others)]):
+        raise CohortError("a transformation mixes x and y with other axes")
+    return affine.from_matrix(matrix[np.ix_(rows, [*columns, len(axes)])])
+
+
+def _array(folder: Path) -> tuple[list[int], str]:
+    """Shape and data type of a Zarr array."""
+    if (folder / "zarr.json").is_file():
+        stated = _read_json(folder / "zarr.json")
+        return stated["shape"], str(stated["data_type"])
+    stated = _read_json(folder / ".zarray")
+    return stated["shape"], str(stated["dtype"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CohortError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(stated, dict):
+        raise CohortError(f"{path}: expected a JSON object, found {type(stated).__name__}")
+    return stated

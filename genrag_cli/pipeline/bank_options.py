@@ -1,0 +1,47 @@
+"""Everything that `generag build-bank` can be told about a bank."""
+
+from dataclasses import dataclass, field
+
+from genrag_cli.errors import UsageError
+from genrag_cli.pipeline.derive import AnchorOptions
+from genrag_cli.pipeline.geometry import Crop, expect_crop
+from genrag_cli.pipeline.new_bank import MissingGenes
+from genrag_cli.pipeline.options import expect_lengths
+from genrag_cli.pipeline.sections import GeneRules, PixelRules
+
+
+@dataclass(frozen=True)
+class BankOptions:
+    """What a new bank is made of; a bank that is there keeps its genes and its geometry."""
+
+    fov_um: float | None = None
+    """None: twice the spot diameter."""
+    pitch_um: float | None = None
+    """None: the sections' own."""
+    crop: Crop | None = None
+    """None: the bank's, `fov` for a new one."""
+    pixels: PixelRules = field(default_factory=PixelRules)
+    exclude: tuple[str, ...] = ()
+    """Sections to leave out, by name."""
+    leave_out_patients: tuple[str, ...] = ()
+    """Patients to leave out, with all their sections."""
+    patients: str | None = None
+    """How patients were named, for the record: the line that adds a backbone repeats it."""
+    unknown_patient: str | None = None
+    """`section`: a section of unknown patient counts as a patient of its own, and says so."""
+    species: str | None = None
+    genes: GeneRules = field(default_factory=GeneRules)
+    missing_genes: MissingGenes = "refuse"
+    anchors: AnchorOptions = field(default_factory=AnchorOptions)
+    skip_bad: bool = False
+    """Go on without sections that cannot be used, and say which at the end."""
+
+    def __post_init__(self) -> None:
+        expect_lengths(fov_um=self.fov_um, pitch_um=self.pitch_um)
+        expect_crop(self.crop or "fov", self.fov_um)
+        for flag, value, known in (
+            ("--missing-genes", self.missing_genes, ("refuse", "mask")),
+            ("--unknown-patient", self.unknown_patient, (None, "section")),
+        ):
+            if value not in known:
+                raise UsageError(f"{flag} {value} asked", f"Known: {', '.join(k for k in known if k)}")

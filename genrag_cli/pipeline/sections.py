@@ -1,0 +1,198 @@
+"""Measured sections as the pipeline wants them: genes under one name each, spots that have an image, one pixel size."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from genrag_cli.cohorts import Measured, Section
+from genrag_cli.errors import CohortError, GeneragError, SlideError, UsageError
+from genrag_cli.genes.identity import Tidied, read_aliases, sum_columns, tidy
+from genrag_cli.genes.species import settle_species, species_of
+from genrag_cli.pipeline.embed import name_source
+from genrag_cli.slides import Slide, open_slide, resolve_pixel_size
+from genrag_cli.slides.base import content_digest
+from genrag_cli.slides.patches import PatchSlide, open_patches, which_have_patches
+from genrag_cli.stores.atomic import digest_file
+from genrag_cli.types import GeneNames, Ints, Listener, PixelSize, fingerprint
+
+Repeats = Literal["sum", "refuse"]
+
+
+@dataclass(frozen=True)
+class GeneRules:
+    """When two names are one gene."""
+
+    aliases: Path | None = None
+    """Table of previous symbols (or ids) and the symbols that they go by here."""
+    repeats: Repeats = "sum"
+    """What becomes of columns that are one gene."""
+
+    def __post_init__(self) -> None:
+        if self.repeats not in ("sum", "refuse"):
+            raise UsageError(f"--duplicate-genes {self.repeats} asked", "Known: sum, refuse")
+
+    def table(self) -> dict[str, str]:
+        """The table's content; empty where there is none."""
+        return read_aliases(self.aliases) if self.aliases else {}
+
+
+AS_NAMED = GeneRules()
+
+
+@dataclass(frozen=True, eq=False)
+class SectionGenes:
+    """What a section measures, before its counts are read."""
+
+    names: GeneNames
+    species: str | None
+    why: str
+    """What the species rests on."""
+    notes: tuple[str, ...] = ()
+
+
+def read_genes(section: Section, rules: GeneRules) -> SectionGenes:
+    """Names and species of a section's genes.
+
+    Raises:
+        CohortError: for gene lists that cannot be read, and metadata that contradict the genes.
+    """
+    tidied = tidy(section.read_genes(), rules.table())
+    evidence = species_of(tidied.names)
+    with naming(section.name):
+        species = settle_species(section.species, evidence)
+    why = evidence.why if section.species is None else "stated"
+    return SectionGenes(tidied.names, species, why, tuple(tidied.notes))
+
+
+def load_section(section: Section, rules: GeneRules) -> Measured:
+    """Counts of a section with one column per gene, as the rules have it.
+
+    Raises:
+        CohortError: as `Section.load`, and for repeated genes where the rules refuse them.
+    """
+    return tidy_measured(section.load(), rules, section.name)
+
+
+def tidy_measured(measured: Measured, rules: GeneRules, name: str) -> Measured:
+    """The same counts with one column per gene, as the rules have it."""
+    tidied: Tidied = tidy(measured.gene_names, rules.table())
+    n_repeated = measured.n_repeated + len(measured.genes) - len(tidied.names)
+    if n_repeated and rules.repeats == "refuse":
+        raise CohortError(
+            f"section {name}: {n_repeated} columns repeat a gene that another column has",
+            "Correct the source, or let them be summed (--duplicate-genes sum).",
+        )
+    return replace(
+        measured,
+        counts=sum_columns(measured.counts, tidied.into, len(tidied.names)),
+        genes=tidied.names.names,
+        gene_ids=tidied.names.ids,
+        notes=(*measured.notes, *tidied.notes),
+        n_repeated=n_repeated,
+    )
+
+
+def open_image(section: Section) -> Slide | PatchSlide:
+    """The slide of a section, else its patches.
+
+    Raises:
+        CohortError: for a section with neither.
+        SlideError: for a file that cannot be opened.
+    """
+    if section.slide is not None:
+        return open_slide(section.slide, pictures=True)
+    if section.patches is not None:
+        return open_patches(section.patches)
+    raise CohortError(f"section {section.name} has no image")
+
+
+def keep_imaged(section: Section, image: Slide | PatchSlide, measured: Measured) -> Measured:
+    """The spots that have a tile; all of them where the image is a slide.
+
+    Raises:
+        CohortError: where none has.
+    """
+    if not isinstance(image, PatchSlide):
+        return measured
+    kept = np.flatnonzero(which_have_patches(image, measured.names))
+    if not len(kept):
+        raise CohortError(
+            f"section {section.name}: none of its {len(measured)} spots, such as {measured.names[0]}, has a patch in "
+            f"{image.path}, which has {len(image.names)}, such as {image.names[0]}",
+            "Are counts and patches of the same section?",
+        )
+    if len(kept) == len(measured):
+        return measured
+    note = f"{len(measured) - len(kept)} of {len(measured)} spots have no patch in {image.path.name} and are left out"
+    return replace(take_spots(measured, kept), notes=(*measured.notes, note))
+
+
+def take_spots(measured: Measured, rows: Ints) -> Measured:
+    """Some of the spots, in the order given; the lattice stays what it was."""
+    pitch = measured.pitch_px if len(measured) > 1 else measured.lattice_pitch_px
+    return replace(
+        measured, names=measured.names[rows], centres=measured.centres[rows], array_rc=measured.array_rc[rows],
+        counts=measured.counts[rows], total_counts=measured.total_counts[rows], lattice_pitch_px=pitch,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelRules:
+    """What a person said about pixel sizes."""
+
+    mpp: float | None = None
+    strict: bool = False
+
+
+def settle_pixel_size(
+    section: Section, image: Slide | PatchSlide, pitch_px: float | None, rules: PixelRules
+) -> tuple[PixelSize, list[str]]:
+    """The pixel size of a section with its source, and what a person should read about it.
+
+    Args:
+        section: gives the pitch in um and what its metadata state.
+        image: of the section.
+        pitch_px: distance of neighbouring spots in level-0 px; None where it is unknown.
+        rules: what was given.
+
+    Raises:
+        SlideError: where no source is left, or two differ and the rules are strict.
+    """
+    candidates = [*image.pixel_size_candidates(), *section.pixel_size_candidates]
+    pitch = section.spot_pitch_um / pitch_px if section.spot_pitch_um and pitch_px else None
+    given = section.mpp_given if rules.mpp is None else rules.mpp
+    try:
+        return resolve_pixel_size(candidates, given=given, pitch=pitch, strict=rules.strict)
+    except SlideError as error:
+        raise name_source(error, image.path) from error
+
+
+def section_key(section: Section, asked: Sequence[Any]) -> str:
+    """Digest of everything that a section's store depends on: the content of its files, how they are read, `asked`."""
+    digests = [digest_file(f) for f in section.reader.files()]
+    # It may hold the pixel size, and patches say which spots have a tile.
+    digests += [content_digest([path]) for path in (section.slide, section.patches) if path is not None]
+    how = {k: v for k, v in vars(section.reader).items() if isinstance(v, str | int | float | None)}
+    stated = (section.mpp_given, section.spot_pitch_um, section.pixel_size_candidates, section.metadata)
+    return fingerprint(digests, type(section.reader).__name__, how, stated, list(asked))
+
+
+@contextlib.contextmanager
+def naming(section: str) -> Iterator[None]:
+    """Names the section in an expected error that does not."""
+    try:
+        yield
+    except GeneragError as error:
+        if section in error.message:
+            raise
+        raise CohortError(f"section {section}: {error.message}", error.hint) from error
+
+
+def tell(listener: Listener, name: str, notes: Sequence[str]) -> None:
+    """Says each note once, with the section's name."""
+    for note in dict.fromkeys(notes):
+        listener.say(f"{name}: {note}")
