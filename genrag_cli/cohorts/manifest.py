@@ -141,8 +141,12 @@ def _describe(folder: Path, row: dict[str, str], reading: Reading) -> Section:
     if layout is not None and layout not in known_formats():
         raise CohortError(f"unknown format {layout!r}. {nearest(layout, known_formats())}")
     lengths = {field: _parse(column, row[column]) for column, field in _LENGTHS.items() if row.get(column)}
-    if "mpp_given" in lengths:
-        reading = dataclasses.replace(reading, mpp=lengths["mpp_given"])
+    # What is pooled to spots is pooled as the row says, and by its pixel size.
+    reading = dataclasses.replace(
+        reading,
+        mpp=lengths.get("mpp_given", reading.mpp),
+        spot_um=lengths.get("spot_diameter_um", reading.spot_um),
+    )
     found = describe_counts(paths["counts"], reading, layout)
     if found is None:
         raise CohortError(f"counts {paths['counts']} are of no known layout" + (f" ({layout})" if layout else ""))

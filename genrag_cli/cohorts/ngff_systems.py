@@ -62,7 +62,7 @@ def element_systems(element: Path) -> dict[str, Placed]:
     attributes = read_attributes(element)
     axes = [a if isinstance(a, str) else a["name"] for a in attributes.get("axes", ["x", "y"])]
     try:
-        return _systems(attributes.get("coordinateTransformations") or [], axes, affine.IDENTITY)
+        return _systems(attributes.get("coordinateTransformations") or [], axes)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CohortError(f"{element}: its transformations cannot be read ({error!r})") from error
 
@@ -84,8 +84,9 @@ def read_image(element: Path) -> StoreImage | str:
         if sides.get("c") not in (3, 4) or dtype not in ("|u1", "uint8") or not labels <= _COLOURS:
             found = f"{dtype} {'x'.join(map(str, shape))} ({''.join(axes)}), channels {', '.join(sorted(labels))}"
             return f"{element.name} is no RGB image of 8 bits: {found}"
-        level = _first_level(scales["datasets"][0], axes)
-        systems = _systems(scales.get("coordinateTransformations") or [], axes, level)
+        if _first_level(scales["datasets"][0], axes) != affine.IDENTITY:  # spatialdata writes none and would ignore it
+            return f"{element.name} has a scale of its own at level 0"
+        systems = _systems(scales.get("coordinateTransformations") or [], axes)
         return StoreImage(element, (sides["x"], sides["y"]), systems)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CohortError(f"{element}: its metadata cannot be read as an OME-NGFF image ({error!r})") from error
@@ -104,7 +105,7 @@ def _first_level(dataset: dict[str, Any], axes: list[str]) -> affine.Affine:
     return _plane(matrix, axes, out)
 
 
-def _systems(stated: Sequence[dict[str, Any]], axes: list[str], before: affine.Affine) -> dict[str, Placed]:
+def _systems(stated: Sequence[dict[str, Any]], axes: list[str]) -> dict[str, Placed]:
     found = {}
     for one in stated:
         output = one.get("output")
@@ -113,8 +114,7 @@ def _systems(stated: Sequence[dict[str, Any]], axes: list[str], before: affine.A
         matrix, out = _matrix(one, axes)
         units = {a["name"]: a.get("unit") for a in output["axes"] if isinstance(a, dict)}
         unit_um = _UM.get(str(units.get("x"))) if units.get("x") == units.get("y") else None
-        placed = affine.compose([before, _plane(matrix, _names(one.get("input"), axes), out)])
-        found[str(output["name"])] = Placed(placed, unit_um)
+        found[str(output["name"])] = Placed(_plane(matrix, _names(one.get("input"), axes), out), unit_um)
     return found
 
 

@@ -295,15 +295,22 @@ def _choose_key(sections: Sequence[GeneNames], names: Sequence[str]) -> Literal[
     by_id = [_by_id(section) for section in sections]
     if not any(by_id):
         return "symbol"
-    have_both = [s.ids is not None and not b for s, b in zip(sections, by_id, strict=True)]
-    if not all(by_id) and not any(have_both):
-        first, other = by_id.index(True), by_id.index(False)
+    by_symbol_only = [not b and s.ids is None and len(s) > 0 for s, b in zip(sections, by_id, strict=True)]
+    if any(by_symbol_only) and not any(map(_has_both, sections)):
+        first, other = by_id.index(True), by_symbol_only.index(True)
         raise GeneragError(
             f"{names[first]} names its genes by id (such as {sections[first].names[0]}), {names[other]} by symbol "
             f"without ids (such as {sections[other].names[0]})",
             "Name a table that leads from the ids to symbols, with the columns id,symbol (--gene-aliases).",
         )
     return "id"
+
+
+def _has_both(genes: GeneNames) -> bool:
+    """Whether some gene has a symbol and an id."""
+    if genes.ids is None:
+        return False
+    return any(i and not is_ensembl(n) for n, i in zip(genes.names.tolist(), genes.ids.tolist(), strict=True))
 
 
 def _by_id(genes: GeneNames) -> bool:

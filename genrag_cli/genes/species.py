@@ -67,7 +67,7 @@ def species_of(names: GeneNames) -> Evidence:
     prefixes = Counter(_of_genome(found[1]) for name in listed if (found := _GENOME.match(name)))
     if prefixes and prefixes.total() >= _PRESENT * len(listed):
         return _weigh(prefixes, prefixes.total(), "names with the prefix of a genome")
-    ids = listed if names.ids is None else [*listed, *names.ids.tolist()]
+    ids = listed if names.ids is None else [i or n for n, i in zip(listed, names.ids.tolist(), strict=True)]
     codes = Counter(_of_code(found[1]) for text in ids if (found := _ENSEMBL.match(text)))
     if codes.total() >= _MIN_IDS:
         return _weigh(codes, codes.total(), "Ensembl ids")

@@ -2,15 +2,25 @@
 
 Letters: n spots of a section, G genes, d embedding dimensions, A anchor genes, p components.
 Every store is an AnnData in Zarr v3 in a zip that adds no compression; `derived` stores are plain groups of arrays.
+
+A bank is a folder: `manifest.json`, `genes.json`, one file per section in `sections/`, one per section and backbone in
+`embeddings/`, one per version in `derived/`. The manifest is replaced in one step whenever a file is finished, so it
+holds what is short: what grows with the genes stands in `genes.json`, what grows with the versions in their own files.
 """
 
 from dataclasses import dataclass
 
 FORMAT = "generag-bank"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-MANIFEST_KEYS = ("train", "genes", "geometry", "sections", "skipped", "dropped_genes", "backbones")
+MANIFEST_KEYS = ("train", "genes_file", "geometry", "sections", "skipped", "dropped_genes", "backbones")
 """What every manifest has, from its creation on. Entries with a `file` have its `sha256` and `bytes` too."""
+GENES = "genes.json"
+"""`genes` (symbols, frozen at creation) and `gene_ids` (stable ids, or null). In memory they are part of the manifest."""
+VERSION_KEYS = ("key", "panel", "rule", "recipe")
+"""What the manifest says of a version, beside its number, its file, how many sections and anchors it has, and
+`withdrawn`: sections that it used and that were taken out since, which makes it history without a file. The rest of its
+entry are attributes of its file."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,9 @@ SECTION = (
     Element("obs/array_row", "iu", ("n",), "row in the lattice"),
     Element("obs/array_col", "iu", ("n",), "column in the lattice"),
     Element("obs/total_counts", "f", ("n",), "counts over all genes of the section, those outside the bank too"),
-    Element("var/_index", "OUT", ("G",), "gene symbols, the manifest's `genes` in its order"),
+    Element("var/_index", "OUT", ("G",), "gene symbols, those of `genes.json` in its order"),
+    Element("var/measured", "b", ("G",), "whether the section measured the gene; without counts where it did not"),
+    Element("var/{scale}_{statistic}", "fiu", ("G",), "mean, sd, detected, spots: of the gene over the section's spots"),
     Element("var/measured", "b", ("G",), "whether the section measured the gene; its counts are empty where not"),
     Element("obsm/spatial", "f", ("n", "2"), "x, y of the centres in level-0 px"),
 )
@@ -44,15 +56,17 @@ EMBEDDING = (
 DERIVED = (
     Element("features/mean", "f", ("d",), "mean embedding over the bank's spots"),
     Element("features/sd", "f", ("d",), "sd of the embedding over the bank's spots"),
-    Element("genes/{scale}/mean", "f", ("G",), "mean expression over the bank's spots"),
-    Element("genes/{scale}/sd", "f", ("G",), "sd of expression over the bank's spots"),
-    Element("genes/{scale}/detected", "f", ("G",), "share of the bank's spots with a count"),
+    Element("genes/{scale}/mean", "f", ("G",), "mean expression over the spots that measured the gene"),
+    Element("genes/{scale}/sd", "f", ("G",), "sd of expression over these"),
+    Element("genes/{scale}/detected", "f", ("G",), "share of these with a count"),
+    Element("genes/{scale}/spots", "iu", ("G",), "how many these are"),
     Element("heads/{scale}/centre", "f", ("d",), "subtracted from standardised features"),
     Element("heads/{scale}/components", "f", ("d", "p"), "projection to components; absent where d <= 128"),
     Element("heads/{scale}/coef", "f", ("p", "A"), "ridge coefficients"),
     Element("heads/{scale}/intercept", "f", ("A",), "ridge intercept"),
 )
-"""`derived/BACKBONE.vK.zarr.zip`"""
+"""`derived/BACKBONE.vK.zarr.zip`; its attributes are the version's sections, the digests of the files that it was made
+from, anchors and facts of the heads."""
 
 
 def section_file(name: str) -> str:
@@ -63,6 +77,11 @@ def section_file(name: str) -> str:
 def embedding_file(backbone: str, name: str) -> str:
     """Where a section's embeddings stand within a bank."""
     return f"embeddings/{backbone}/{name}.zarr.zip"
+
+
+def statistic_column(scale: str, statistic: str) -> str:
+    """Column of a section's `var` that holds a statistic of every gene in a scale."""
+    return f"{scale}_{statistic}"
 
 
 def derived_file(backbone: str, version: int) -> str:

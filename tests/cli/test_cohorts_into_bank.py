@@ -116,7 +116,9 @@ def test_a_gene_that_a_section_lacks_is_refused_later_or_masked(generag, bank, h
     assert "HK003" not in opened.anchors
     rows = opened.section_of != "P3_1"
     mean = opened.derived["genes/counts/mean"][column]
-    assert mean == pytest.approx(np.concatenate([c.toarray() for _, c, _ in opened.count_blocks()])[rows, column].mean())
+    assert mean == pytest.approx(
+        np.concatenate([c.toarray() for _, c, _ in opened.count_blocks()])[rows, column].mean()
+    )
 
 
 def test_a_masked_bank_takes_every_gene_that_any_section_has(generag, hest_copy, tmp_path):
@@ -173,13 +175,15 @@ def test_a_patient_is_left_out_whole_and_not_beside_unknown_ones(generag, cohort
     assert generag("build-bank", cohort, *USUAL, *leave, *known).code == 0
     assert [s["name"] for s in info(generag, tmp_path / "a")["sections"]] == ["P1_1", "P3_1"]
     some = ("--patients", "^(P[12])_", "-q", "--bank", tmp_path / "b")
-    generag("build-bank", cohort, *USUAL, *leave, *some).expect_refusal(1, "P2 cannot be left out", "P3_1", "--unknown-patient")
+    generag("build-bank", cohort, *USUAL, *leave, *some).expect_refusal(
+        1, "P2 cannot be left out", "P3_1", "--unknown-patient"
+    )
     assert generag("build-bank", cohort, *USUAL, *leave, *some, "--unknown-patient", "section").code == 0
     assert [s["patient"] for s in info(generag, tmp_path / "b")["sections"]] == ["P1", "unknown:P3_1"]
 
 
 def test_a_bad_section_stops_the_build_or_is_left_out_and_said(generag, hest_copy, tmp_path):
-    edit(hest_copy, "P2_1", lambda a: negate(a))
+    edit(hest_copy, "P2_1", negate)
     options = (*USUAL, "-q", "--patients", "prefix", "--bank", tmp_path / "b")
     generag("build-bank", hest_copy, *options).expect_refusal(1, "P2_1.h5ad", "negative", "--skip-bad")
     done = generag("build-bank", hest_copy, *options, "--skip-bad")
@@ -205,4 +209,6 @@ def test_the_published_crop_is_recorded_and_followed(generag, cohort, slide, tmp
     assert about["crop"] == "stem"
     refused = generag("retrieve", slide, *USUAL, "--bank", bank, "--fov-um", "150", "-q", "--out", tmp_path / "q.h5ad")
     refused.expect_refusal(1, "crop stem", "150")
-    generag("build-bank", cohort, *USUAL, *options, "--crop", "fov", "-q").expect_refusal(1, "--crop stem, fov was asked")
+    generag("build-bank", cohort, *USUAL, *options, "--crop", "fov", "-q").expect_refusal(
+        1, "--crop stem, fov was asked"
+    )

@@ -92,7 +92,7 @@ def test_files_that_are_absent_are_reasons(make, tmp_path):
 
 def test_a_section_on_both_sides_of_a_split_is_refused(make, tmp_path):
     make.write_task(tmp_path, splits=[(("S1",), ("S2",)), (("S1", "S3"), ("S3",))])
-    with pytest.raises(CohortError, match="'S3' is in train_1.csv and in test_1.csv"):
+    with pytest.raises(CohortError, match=r"'S3' is in train_1\.csv and in test_1\.csv"):
         open_cohort(tmp_path)
 
 

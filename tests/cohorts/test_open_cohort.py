@@ -21,7 +21,7 @@ def test_an_unknown_layout_says_what_was_looked_for(tmp_path):
 
 def test_a_missing_folder_and_a_file_are_refused(tmp_path):
     (tmp_path / "f").touch()
-    for name, why in (("absent", "no such folder"), ("f", "not a folder")):
+    for name, why in (("absent", "no such folder or table"), ("f", "neither a folder nor a table")):
         with pytest.raises(CohortError, match=why):
             open_cohort(tmp_path / name)
 

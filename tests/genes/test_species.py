@@ -31,6 +31,7 @@ def test_ensembl_ids_tell_the_species_as_names_and_beside_symbols(prefix, specie
 
 def test_a_few_foreign_ids_do_not_count_and_many_are_a_mixture():
     assert judge([*ensembl("ENSG", 99), *ensembl("ENSMUSG", 1)]).species == "human"
+    assert judge(ensembl("ENSG"), ensembl("ENSG")).why.startswith("20 of 20")
     both = judge([*ensembl("ENSG", 90), *ensembl("ENSMUSG", 10)])
     assert both.species == "mixed"
     assert "90 human and 10 mouse among 100 Ensembl ids" in both.why
@@ -116,7 +117,10 @@ def test_her2st_is_human_and_its_names_in_mouse_spelling_are_mouse(shared_data):
 
 
 @pytest.mark.real
-def test_published_lists_of_stable_genes_are_told_apart(shared_data):
-    for species in ("human", "mouse"):
-        rows = (shared_data / "genes" / f"MostStable_{species.capitalize()}.csv").read_text().splitlines()
-        assert judge([row.split(";")[1] for row in rows[1:]]).species == species
+def test_published_human_panels_are_human_and_a_short_list_is_unknown(shared_data):
+    from genrag_cli.genes import read_panel_file
+
+    for name in ("CCRCC_var_50genes.json", "her_hvg_cut_1000.npy"):
+        assert judge(read_panel_file(shared_data / "genes" / name)).species == "human"
+    rows = (shared_data / "genes" / "MostStable_Mouse.csv").read_text().splitlines()
+    assert judge([row.split(";")[1] for row in rows[1:]]).species is None

@@ -1,12 +1,17 @@
 """Genes that some sections of a bank did not measure: which are chosen, and what a prediction says of them."""
 
+import gzip
+import json
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from typer.testing import CliRunner
 
+from genrag_cli.cli.app import app
 from genrag_cli.errors import UsageError
 from genrag_cli.genes.moments import gene_statistics
 from genrag_cli.genes.scales import to_scale
@@ -14,6 +19,9 @@ from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import Prediction, read_prediction
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
 from genrag_cli.pipeline.retrieve import write_expression
+from genrag_cli.reconstruction import MIN_SHARE
+from genrag_cli.stores.bank import Bank
+from genrag_cli.synthetic import write_cohort
 from genrag_cli.types import LOG1P_CP10K, Expression, Listener, PixelSize, SparseCodes, TileGrid
 
 GENES = np.array(["EVERYWHERE", "HALF", "ELSEWHERE", "NOWHERE", "STEADY"])
@@ -114,3 +122,91 @@ def test_a_bank_that_lacks_nothing_predicts_as_ever_and_says_nothing(tmp_path, c
     for gene in ("EVERYWHERE", "STEADY"):
         one, other = (f.expression.values[:, f.expression.genes == gene] for f in (found, gapped))
         np.testing.assert_array_equal(one, other)
+
+
+LACKING = ["TUM001", "HK001"]
+
+
+def run(*args):
+    before = signal.getsignal(signal.SIGTERM)
+    result = CliRunner().invoke(app, [str(a) for a in args], prog_name="generag", catch_exceptions=False)
+    signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A cohort whose section P2_1 lacks two genes, the bank of P1 and P2, and the prediction of P3."""
+    folder = tmp_path_factory.mktemp("masks")
+    train, bank = folder / "train", folder / "b.zarr"
+    write_cohort(train, size_px=1200, n_genes=60)
+    table = train / "counts" / "P2_1.tsv.gz"
+    lines = [line.split("\t") for line in gzip.decompress(table.read_bytes()).decode().splitlines()]
+    kept = [i for i, name in enumerate(lines[0]) if name not in LACKING]
+    assert len(kept) == len(lines[0]) - 2
+    table.write_bytes(gzip.compress("\n".join("\t".join(line[i] for i in kept) for line in lines).encode(), mtime=0))
+    run(
+        "build-bank", train, "--patients", "prefix", "--exclude", "P3_1", "--backbone", "stain", "--workers", "1",
+        "--missing-genes", "mask", "--bank", bank,
+    )  # fmt: skip
+    run(
+        "retrieve", train / "images" / "P3_1.tif", "--spots", f"{train}:P3_1", "--backbone", "stain", "--bank", bank,
+        "--out", folder, "--genes", "all", "--active", "4", "--workers", "1",
+    )  # fmt: skip
+    return folder, Bank.open(bank, "stain"), folder / "P3_1.stain.h5ad"
+
+
+def test_a_bank_holds_what_its_sections_measured_and_means_over_those(made):
+    _, bank, path = made
+    assert [bank.genes[~row].tolist() for row in bank.measured] == [[], sorted(LACKING, key=bank.genes.tolist().index)]
+    assert not set(LACKING) & set(bank.anchors)
+    var = read_prediction(path).var
+    _, counts, totals = next(bank.count_blocks(10**6))
+    own = to_scale(counts, totals, LOG1P_CP10K).toarray().astype(float)[:, bank.genes == "TUM001"]
+    assert var.loc["TUM001", keys.VAR_MEAN] == pytest.approx(own.mean())
+    assert var.loc["TUM001", keys.VAR_SD] == pytest.approx(own.std())
+    assert var.loc[LACKING, keys.VAR_MEASURED].to_numpy() == pytest.approx(len(own) / bank.n_spots)
+    assert set(var.drop(LACKING)[keys.VAR_MEASURED]) == {1.0}
+
+
+def test_a_prediction_takes_a_gene_from_the_references_that_measured_it(made):
+    _, bank, path = made
+    found = read_prediction(path)
+    expected = np.concatenate([to_scale(c, t, LOG1P_CP10K).toarray() for _, c, t in bank.count_blocks()]).astype(float)
+    weights, first = found.codes.dense().astype(float), bank.section_of == "P1_1"
+    share = weights[:, first].sum(axis=1) / weights.sum(axis=1)
+    assert 0 < (share < MIN_SHARE).sum() < len(share)
+    for gene in LACKING:
+        column, mu = found.expression.genes.tolist().index(gene), found.var.loc[gene, keys.VAR_MEAN]
+        present, values = found.expression.present[:, column], found.expression.values[:, column]
+        np.testing.assert_array_equal(present, share >= MIN_SHARE)
+        y = mu + weights[:, first] @ (expected[first, column] - mu) / np.maximum(share, MIN_SHARE)
+        np.testing.assert_allclose(values, np.where(present, y, mu), rtol=1e-5)
+    others = ~np.isin(found.expression.genes, LACKING)
+    assert found.expression.present[:, others].all()
+
+
+def test_missing_values_are_not_scored_and_said(made):
+    folder, _, path = made
+    missing = int((~read_prediction(path).expression.present).sum())
+    scores = json.loads(run("evaluate", path, "--truth", f"{folder / 'train'}:P3_1", "--json").stdout)["scores"]
+    notes = {(s["method"], s["panel"]): s["note"] for s in scores if s["metric"] == "MSE"}
+    for method in ("retrieval", "shuffled", "bank_mean"):
+        assert f"{missing} of " in notes[method, "global"]
+        assert "missing" not in notes[method, "core"]
+
+
+def test_an_export_says_the_same_of_what_is_missing(made):
+    folder, _, path = made
+    run("export", path, "--genes", ",".join(["STR001", *LACKING]), "--out", folder / "e.h5ad")
+    whole, part = (read_prediction(p).expression for p in (path, folder / "e.h5ad"))
+    where = [whole.genes.tolist().index(gene) for gene in part.genes]
+    np.testing.assert_array_equal(part.values, whole.values[:, where])
+    np.testing.assert_array_equal(part.present, whole.present[:, where])
+
+
+def test_an_export_of_genes_that_all_measured_has_no_layer(made):
+    folder, _, path = made
+    run("export", path, "--genes", "STR001,STR002", "--out", folder / "s.h5ad")
+    assert read_prediction(folder / "s.h5ad").expression.present is None
