@@ -126,32 +126,26 @@ def _matrix(one: dict[str, Any], axes: list[str]) -> tuple[Any, list[str]]:
     """A transformation as (n_out + 1, n_in + 1), and the names of its output's axes."""
     kind, axes = one["type"], _names(one.get("input"), axes)
     n = len(axes)
-    out = np.eye(n + 1)
-    if kind == "identity":
-        return out, axes
-    if kind == "scale":
-        out[range(n), range(n)] = one["scale"]
-        return out, axes
-    if kind == "translation":
-        out[:n, n] = one["translation"]
-        return out, axes
-    if kind == "rotation":
-        out[:n, :n] = np.asarray(one["rotation"], np.float64).reshape(n, n)
-        return out, axes
-    if kind == "affine":
-        rows = np.asarray(one["affine"], np.float64).reshape(-1, n + 1)
-        to = _names(one.get("output"), axes)
-        return np.vstack([rows[: len(to)], np.eye(n + 1)[-1:]]), to
-    if kind == "mapAxis":
-        sources = one["mapAxis"]
-        picked = [axes.index(source) for source in sources.values()]
-        return np.vstack([np.eye(n + 1)[picked], np.eye(n + 1)[-1:]]), list(sources)
+    square, last = np.eye(n + 1), np.eye(n + 1)[-1:]
     if kind == "sequence":
         for step in one["transformations"]:
             more, axes = _matrix(step, axes)
-            out = more @ out
-        return out, axes
-    raise CohortError(f"a transformation of type {kind!r} is not known")
+            square = more @ square
+    elif kind == "affine":
+        axes = _names(one.get("output"), axes)
+        square = np.vstack([np.asarray(one["affine"], np.float64).reshape(-1, n + 1)[: len(axes)], last])
+    elif kind == "mapAxis":
+        square = np.vstack([square[[axes.index(source) for source in one["mapAxis"].values()]], last])
+        axes = list(one["mapAxis"])
+    elif kind == "scale":
+        square[range(n), range(n)] = one["scale"]
+    elif kind == "translation":
+        square[:n, n] = one["translation"]
+    elif kind == "rotation":
+        square[:n, :n] = np.asarray(one["rotation"], np.float64).reshape(n, n)
+    elif kind != "identity":
+        raise CohortError(f"a transformation of type {kind!r} is not known")
+    return square, axes
 
 
 def _plane(matrix: Any, axes: list[str], out: list[str]) -> affine.Affine:

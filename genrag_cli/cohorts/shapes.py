@@ -30,11 +30,6 @@ class Shapes:
     radii: Doubles | None
     """(m,) of circles; None for polygons."""
 
-    @property
-    def equal_circles(self) -> bool:
-        """Whether all are circles of one size: spots of an array, where cells differ."""
-        return self.radii is not None and bool(np.ptp(self.radii) <= 1e-6 * abs(self.radii).max(initial=0))
-
 
 def shape_files(element: Path) -> tuple[Path, ...]:
     """The files that hold geometries, names and transformations."""
@@ -61,6 +56,24 @@ def read_shapes(element: Path) -> Shapes:
     if not np.all(np.isfinite(centres)) or len(centres) != len(index):
         raise CohortError(f"{element}: {len(index)} shapes, not all of which have a place")
     return Shapes(np.array([str(v) for v in index], dtype=np.str_), centres, radii)
+
+
+def read_radii(element: Path) -> Doubles | None:
+    """(m,) radii of the circles of an element, read without their places; None for polygons.
+
+    Raises:
+        CohortError: for an element that is damaged.
+    """
+    import pandas as pd
+
+    try:
+        if not (element / _FILE).is_file():
+            return _read_arrays(element)[2]
+        return np.asarray(pd.read_parquet(element / _FILE, columns=["radius"])["radius"], dtype=np.float64)
+    except (OSError, KeyError) as error:
+        raise CohortError(f"{element}: cannot be read as a shapes element ({error})") from error
+    except ValueError:  # no such column
+        return None
 
 
 def _read_parquet(element: Path) -> tuple[list[Any], list[bytes] | Doubles, Doubles | None]:
