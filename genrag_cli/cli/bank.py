@@ -1,14 +1,15 @@
-"""`generag bank info` and `generag bank verify`."""
+"""`generag bank info`, `verify`, `remove` and `merge`."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from genrag_cli.cli import options as opt
-from genrag_cli.cli.console import guarded, print_json, print_table
+from genrag_cli.cli.console import ConsoleListener, guarded, print_json, print_table
 from genrag_cli.errors import BankError
 
-app = typer.Typer(no_args_is_help=True, help="Look into a bank.")
+app = typer.Typer(no_args_is_help=True, help="Look into a bank, take sections out, join two.")
 
 
 @app.command("info")
@@ -23,21 +24,21 @@ def info(bank: opt.Bank = opt.DEFAULT_BANK, json: opt.Json = False, debug: opt.D
         return
     typer.echo(
         f"{bank}: {sum(s['n_spots'] for s in manifest['sections'])} spots, {len(manifest['genes'])} genes, "
-        + ", ".join(f"{k} {v:g}" for k, v in manifest["geometry"].items())
+        + ", ".join(f"{k} {v if isinstance(v, str) else f'{v:g}'}" for k, v in manifest["geometry"].items())
     )
-    print_table("Sections", ("section", "patient", "spots", "um/px", "from", "genes dropped"), _sections(manifest))
+    columns = ("section", "patient", "spots", "um/px", "from", "genes dropped", "genes missing")
+    print_table("Sections", columns, _sections(manifest))
     for name, entry in manifest["backbones"].items():
         card = entry["card"]
         typer.echo(f"backbone {name}: {card['dim']} dimensions, {len(entry['sections'])} sections, {card['licence']}")
         for v in entry["versions"]:
-            typer.echo(
-                f"  version {v['version']}: sections {', '.join(v['sections'])}; {len(v['anchors'])} anchors "
-                f"({v['panel']}); head strength by {v['rule']}"
-            )
+            typer.echo(f"  version {v['version']}: {_describe_version(v)}")
         if not entry["versions"]:
             typer.echo("  unfinished: run build-bank again")
     for name, reason in manifest["skipped"]:
         typer.echo(f"skipped {name}: {reason}")
+    for name in manifest.get("removed", []):
+        typer.echo(f"taken out: {name}")
 
 
 def _sections(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -49,10 +50,20 @@ def _sections(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
             str(s["n_spots"]),
             f"{s['pixel_size']['mpp']:.4g}",
             s["pixel_size"]["source"],
-            str(len(dropped.get(s["name"], []))),
+            str(dropped.get(s["name"], 0)),
+            str(s["n_missing"]),
         )
         for s in manifest["sections"]
     ]
+
+
+def _describe_version(version: dict[str, Any]) -> str:
+    if gone := version.get("withdrawn"):
+        return f"history; it used {', '.join(gone[:10])}, taken out since"
+    return (
+        f"{version['n_sections']} sections; {version['n_anchors']} anchors ({version['panel']}); "
+        f"head strength by {version['rule']}"
+    )
 
 
 @app.command("verify")
@@ -71,3 +82,51 @@ def verify(bank: opt.Bank = opt.DEFAULT_BANK, json: opt.Json = False, debug: opt
             f"{bank} is damaged or unfinished: {'; '.join(wrong)}",
             "Take the named files away and run the same build-bank again; it redoes only what is missing.",
         )
+
+
+@app.command("remove")
+@guarded
+def remove(
+    sections: Annotated[list[str], typer.Argument(help="Sections to take out, by name.", show_default=False)],
+    bank: opt.Bank = opt.DEFAULT_BANK,
+    dry_run: opt.DryRun = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
+) -> None:
+    """Take sections out for good, as when consent is withdrawn; a rerun finishes what was cut off.
+
+    Their files are deleted, and each backbone gets a version without them.
+    """
+    from genrag_cli.pipeline.change_bank import remove_sections
+
+    listener = ConsoleListener(quiet=quiet, verbose=verbose)
+    try:
+        remove_sections(bank, sections, listener, dry_run=dry_run)
+    finally:
+        listener.close()
+
+
+@app.command("merge")
+@guarded
+def merge(
+    first: Annotated[Path, typer.Argument(help="A bank; the recipe for anchors is its.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="Another bank.", show_default=False)],
+    bank: Annotated[Path, typer.Option("--bank", help="The new bank.", show_default=False)],
+    genes: Annotated[
+        str,
+        typer.Option("--genes", metavar="shared|equal", help="Genes that both have, or refuse lists that differ."),
+    ] = "shared",
+    dry_run: opt.DryRun = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
+) -> None:
+    """Join two banks in a new one; nothing is embedded again, and a rerun finishes what was cut off."""
+    from genrag_cli.pipeline.merge_banks import merge_banks
+
+    listener = ConsoleListener(quiet=quiet, verbose=verbose)
+    try:
+        merge_banks(first, second, bank, listener, genes=genes, dry_run=dry_run)  # type: ignore[arg-type]
+    finally:
+        listener.close()

@@ -89,12 +89,13 @@ def build_bank(
     """
     from genrag_cli.backbones.registry import load_backbone
     from genrag_cli.cohorts import Reading, open_cohort
+    from genrag_cli.pipeline.anchors import AnchorOptions
     from genrag_cli.pipeline.bank_options import BankOptions
     from genrag_cli.pipeline.build_bank import build_bank as build
-    from genrag_cli.pipeline.derive import AnchorOptions
     from genrag_cli.pipeline.sections import GeneRules, PixelRules
 
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
+    reading = Reading(spot_um, bin_um, mpp)
     # Words with few values are any text here; the options refuse what they do not know.
     made = BankOptions(
         fov_um=fov_um, pitch_um=pitch_um, crop=crop, pixels=PixelRules(mpp, strict_mpp),  # type: ignore[arg-type]
@@ -102,9 +103,8 @@ def build_bank(
         unknown_patient=unknown_patient, species=species,
         genes=GeneRules(gene_aliases, duplicate_genes),  # type: ignore[arg-type]
         missing_genes=missing_genes,  # type: ignore[arg-type]
-        anchors=AnchorOptions.parse(anchors, panel), skip_bad=skip_bad,
+        anchors=AnchorOptions.parse(anchors, panel), skip_bad=skip_bad, format=format, reading=reading,
     )  # fmt: skip
-    reading = Reading(spot_um, bin_um, mpp)
     cohorts = [open_cohort(path, patients=patients, format=format, reading=reading) for path in train]
     for cohort in cohorts:
         listener.say(f"{cohort.root}: {len(cohort.sections)} sections ({cohort.format})")

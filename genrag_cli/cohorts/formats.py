@@ -23,6 +23,9 @@ BUILT_IN = {
     "legacy-st": "genrag_cli.cohorts.legacy_st",
     "hest": "genrag_cli.cohorts.hest",
     "space-ranger": "genrag_cli.cohorts.space_ranger",
+    "xenium": "genrag_cli.cohorts.xenium",
+    "cells-h5ad": "genrag_cli.cohorts.cells_h5ad",
+    "spatialdata": "genrag_cli.cohorts.spatialdata_zarr",
     "hest-bench": "genrag_cli.cohorts.hest_bench",
     "h5ad": "genrag_cli.cohorts.h5ad_folder",
 }

@@ -5,6 +5,7 @@ rotation, mapAxis, sequence), in Zarr 2 and 3. Reads JSON only: no pixels, no ge
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from genrag_cli.cohorts import affine
 from genrag_cli.errors import CohortError
 
 _UM = {"micrometer": 1.0, "micrometre": 1.0, "um": 1.0, "µm": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}
-_COLOURS = {"r", "g", "b", "a", "red", "green", "blue", "alpha", "0", "1", "2", "3"}
+# As readers of slides take them; whatever else a channel is called is a stain.
+_COLOUR = re.compile(r"(channel|ch|c)?[ _:.-]*[0-3]|r(ed)?|g(reen)?|b(lue)?|a(lpha)?")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def read_image(element: Path) -> StoreImage | str:
         shape, dtype = _array(element / scales["datasets"][0]["path"])
         sides = dict(zip(axes, shape, strict=True))
         labels = {str(c.get("label", "0")).lower() for c in attributes.get("omero", {}).get("channels", [])}
-        if sides.get("c") not in (3, 4) or dtype not in ("|u1", "uint8") or not labels <= _COLOURS:
+        coloured = all(_COLOUR.fullmatch(label) for label in labels)
+        if sides.get("c") not in (3, 4) or dtype not in ("|u1", "uint8") or not coloured:
             found = f"{dtype} {'x'.join(map(str, shape))} ({''.join(axes)}), channels {', '.join(sorted(labels))}"
             return f"{element.name} is no RGB image of 8 bits: {found}"
         if _first_level(scales["datasets"][0], axes) != affine.IDENTITY:  # spatialdata writes none and would ignore it
@@ -114,7 +117,7 @@ def _systems(stated: Sequence[dict[str, Any]], axes: list[str]) -> dict[str, Pla
         matrix, out = _matrix(one, axes)
         units = {a["name"]: a.get("unit") for a in output["axes"] if isinstance(a, dict)}
         unit_um = _UM.get(str(units.get("x"))) if units.get("x") == units.get("y") else None
-        found[str(output["name"])] = Placed(_plane(matrix, _names(one.get("input"), axes), out), unit_um)
+        found[str(output["name"])] = Placed(_plane(matrix, axes, out), unit_um)
     return found
 
 
@@ -123,20 +126,23 @@ def _names(system: Any, otherwise: list[str]) -> list[str]:
 
 
 def _matrix(one: dict[str, Any], axes: list[str]) -> tuple[Any, list[str]]:
-    """A transformation as (n_out + 1, n_in + 1), and the names of its output's axes."""
-    kind, axes = one["type"], _names(one.get("input"), axes)
-    n = len(axes)
-    square, last = np.eye(n + 1), np.eye(n + 1)[-1:]
+    """A transformation as (n + 1, n + 1) on the axes given, and the names of its output's axes.
+
+    Each step names its axes in an order of its own.
+    """
+    kind, own = one["type"], _names(one.get("input"), axes)
+    n = len(own)
+    order = np.eye(n + 1)[[*(axes.index(name) for name in own), n]]
+    out, square, to = own, np.eye(n + 1), _names(one.get("output"), own)
     if kind == "sequence":
         for step in one["transformations"]:
-            more, axes = _matrix(step, axes)
+            more, out = _matrix(step, out)
             square = more @ square
     elif kind == "affine":
-        axes = _names(one.get("output"), axes)
-        square = np.vstack([np.asarray(one["affine"], np.float64).reshape(-1, n + 1)[: len(axes)], last])
+        square[:n], out = np.asarray(one["affine"], np.float64).reshape(n, n + 1), to
     elif kind == "mapAxis":
-        square = np.vstack([square[[axes.index(source) for source in one["mapAxis"].values()]], last])
-        axes = list(one["mapAxis"])
+        square[:n] = square[[own.index(one["mapAxis"].get(name, name)) for name in to]]
+        out = to
     elif kind == "scale":
         square[range(n), range(n)] = one["scale"]
     elif kind == "translation":
@@ -145,7 +151,7 @@ def _matrix(one: dict[str, Any], axes: list[str]) -> tuple[Any, list[str]]:
         square[:n, :n] = np.asarray(one["rotation"], np.float64).reshape(n, n)
     elif kind != "identity":
         raise CohortError(f"a transformation of type {kind!r} is not known")
-    return square, axes
+    return square @ order, out
 
 
 def _plane(matrix: Any, axes: list[str], out: list[str]) -> affine.Affine:

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from genrag_cli.cohorts.base import Cohort, Reading, Section
 from genrag_cli.cohorts.ngff_systems import is_group, read_attributes
 from genrag_cli.cohorts.shapes import read_radii
@@ -204,7 +206,7 @@ def _describe(region: _Region, name: str, place: Place, reading: Reading) -> tup
         diameter = spacing = reader.pooled_um if reader.mpp is not None else None
         notes += [_NO_PIXEL_SIZE] if reader.mpp is None else []
     lacking = place.lacking
-    if place.image is not None and reader.mpp is not None and reader.mpp > COARSEST_UM:
+    if place.image is not None and reading.mpp is None and reader.mpp is not None and reader.mpp > COARSEST_UM:
         shown = place.image.path.relative_to(region.store)
         lacking = f"no image fine enough: {shown} has {reader.mpp:.3g} um per px, too coarse to embed"
     stated = ((place.source, place.mpp),) if place.mpp is not None and not lacking else ()
@@ -228,6 +230,4 @@ def _describe(region: _Region, name: str, place: Place, reading: Reading) -> tup
 def _are_spots(shapes: Path) -> bool:
     """Whether the shapes are circles of one size, which cells are not."""
     radii = read_radii(shapes)
-    return radii is not None and bool(
-        radii.max(initial=0) - radii.min(initial=radii.max(initial=0)) <= 1e-6 * radii.max(initial=0)
-    )
+    return radii is not None and len(radii) > 0 and bool(np.ptp(radii) <= 1e-6 * radii.max())

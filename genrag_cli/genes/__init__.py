@@ -3,7 +3,7 @@
 Needs numpy and scipy only. It reads no section and no bank; the caller brings counts and names.
 """
 
-from genrag_cli.genes.align import columns, common_genes
+from genrag_cli.genes.align import columns
 from genrag_cli.genes.identity import Match, Shared, Tidied, match, read_aliases, shared, sum_columns, tidy, united
 from genrag_cli.genes.moments import GeneStatistics, gene_statistics, pool_statistics
 from genrag_cli.genes.panels import core_panel, global_panel, read_panel_file, technical_genes
@@ -20,7 +20,6 @@ __all__ = [
     "Shared",
     "Tidied",
     "columns",
-    "common_genes",
     "convert",
     "core_panel",
     "gene_statistics",

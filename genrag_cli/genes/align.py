@@ -1,41 +1,13 @@
-"""Matching genes by name, never by position.
+"""Columns by name, never by position.
 
-Knows names only; whether two symbols are one gene (aliases, versions of an annotation) is not known here.
+Knows names only; whether two names are one gene is known in `identity`.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from genrag_cli.errors import GeneragError, nearest
 from genrag_cli.types import Ints, Strings
-
-
-def common_genes(sections: Sequence[ArrayLike]) -> tuple[Strings, list[Strings]]:
-    """The genes that every section has.
-
-    Args:
-        sections: one array of unique gene names per section.
-
-    Returns:
-        The shared genes in the order of the first section, and for each section the genes that it loses, in its order.
-
-    Raises:
-        GeneragError: for no section, repeated names, or sections that share no gene.
-    """
-    if not sections:
-        raise GeneragError("no section to take genes from")
-    named = [_unique(genes, f"section {i + 1}") for i, genes in enumerate(sections)]
-    shared = set(named[0].tolist()).intersection(*(genes.tolist() for genes in named[1:]))
-    if not shared:
-        examples = ", ".join(str(genes[0]) for genes in named if len(genes))
-        raise GeneragError(
-            f"the {len(named)} sections share no gene; their first genes are {examples}",
-            "Are some named by symbol and some by Ensembl id?",
-        )
-    kept = [np.array([gene in shared for gene in genes.tolist()], dtype=bool) for genes in named]
-    return named[0][kept[0]], [genes[~mask] for genes, mask in zip(named, kept, strict=True)]
 
 
 def columns(genes: ArrayLike, wanted: ArrayLike) -> Ints:

@@ -100,7 +100,8 @@ def tidy(names: GeneNames, aliases: Mapping[str, str] | None = None) -> Tidied:
         called = [aliases.get(name, name) for name in called]
         example = f"{renamed[0]}, now {aliases[renamed[0]]}"
         notes.append(f"{_count(len(renamed), 'gene')} renamed by the table (such as {example})")
-    symbols = _symbols_by_id([(called, ids)])
+    pairs = reversed(list(zip(ids, called, strict=True)))  # so that the first symbol of an id stays
+    symbols = {text: name for text, name in pairs if text and not is_ensembl(name)}
     called = [symbols.get(text, name) if is_ensembl(name) else name for name, text in zip(called, ids, strict=True)]
     return _fuse(called, ids, notes)
 
@@ -247,15 +248,12 @@ def _combine(sections: Sequence[GeneNames], names: Sequence[str], at_least: int)
     for row, section in enumerate(sections):
         alike.setdefault(fingerprint(section.names, section.ids), []).append(row)
     lists = [(sections[rows[0]], rows) for rows in alike.values()]
-    symbols = _symbols_by_id((section.names.tolist(), _ids(section)) for section, _ in lists)
+    known, torn, symbols = _learn_ids([section for section, _ in lists])
     times: dict[str, int] = {}
-    known: dict[str, str] = {}
-    torn = set()
     for section, rows in lists:
         keys = _keys(section, symbols)
         if len(set(section.names.tolist())) != len(keys):
             raise GeneragError(f"section {names[rows[0]]}: repeated gene names", "Sum the columns of one gene first.")
-        torn |= {k for k, text in zip(keys, _ids(section), strict=True) if text and known.setdefault(k, text) != text}
         for key in dict.fromkeys(keys):
             times[key] = times.get(key, 0) + len(rows)
     enough = [key for key, count in times.items() if count >= at_least]
@@ -278,14 +276,23 @@ def _keys(section: GeneNames, symbols: dict[str, str]) -> list[str]:
     return [symbols.get(i, n) if is_ensembl(n) else n for n, i in zip(names, _ids(section), strict=True)]
 
 
-def _symbols_by_id(sections: Iterable[tuple[list[str], list[str]]]) -> dict[str, str]:
-    """The first symbol that goes with each id, from the names and ids of sections."""
+def _learn_ids(sections: Sequence[GeneNames]) -> tuple[dict[str, str], set[str], dict[str, str]]:
+    """What all sections together say of ids.
+
+    Returns:
+        the first id of each name; the names that have several; and for each id the first symbol that goes with it, one
+        with several ids only where there is no other.
+    """
+    pairs: dict[tuple[str, str], None] = {}
+    for section in sections:
+        pairs.update(dict.fromkeys(zip(_ids(section), section.names.tolist(), strict=True)))
+    known: dict[str, str] = {}
+    torn = {name for text, name in pairs if text and known.setdefault(name, text) != text}
+    named = [(text, name) for text, name in pairs if text and not is_ensembl(name)]
     symbols: dict[str, str] = {}
-    for names, ids in sections:
-        for name, text in zip(names, ids, strict=True):
-            if text and text not in symbols and not is_ensembl(name):
-                symbols[text] = name
-    return symbols
+    for text, name in [*(pair for pair in named if pair[1] not in torn), *named]:
+        symbols.setdefault(text, name)
+    return known, torn, symbols
 
 
 def _choose_key(sections: Sequence[GeneNames], names: Sequence[str]) -> Literal["symbol", "id"]:

@@ -62,22 +62,31 @@ def pool_statistics(parts: Iterable[GeneStatistics]) -> GeneStatistics:
     """Statistics over all spots from those over disjoint groups of spots, in the same scale.
 
     Each gene weighs a group by the spots that measured it. Sums of squares are taken around each group's own mean
-    (Chan, Golub and LeVeque 1983), so nothing cancels.
+    (Chan, Golub and LeVeque 1983), so nothing cancels. One group is held at a time.
 
     Raises:
         GeneragError: for nothing to pool, or groups of different width.
     """
-    groups = [part for part in parts if part.n_spots]
-    if not groups:
+    n_spots, widths = 0, set()
+    mean: Doubles = np.zeros(0)
+    squares = detected = spots = mean
+    for part in parts:
+        if not part.n_spots:
+            continue
+        widths.add(len(part.mean))
+        if len(widths) > 1:
+            raise GeneragError(f"gene statistics over different numbers of genes: {sorted(widths)}")
+        if not n_spots:
+            mean, squares, detected, spots = (np.zeros(len(part.mean)) for _ in range(4))
+        together = spots + part.spots
+        n = np.maximum(together, 1)  # a gene that was measured nowhere has sums of 0
+        squares += part.spots * (part.variance + spots / n * (part.mean - mean) ** 2)
+        mean += part.spots / n * (part.mean - mean)
+        detected += part.spots / n * (part.detected - detected)
+        n_spots, spots = n_spots + part.n_spots, together
+    if not n_spots:
         raise GeneragError("no spots to take gene statistics over")
-    if len(widths := {len(part.mean) for part in groups}) > 1:
-        raise GeneragError(f"gene statistics over different numbers of genes: {sorted(widths)}")
-    spots = np.asarray(np.sum([part.spots for part in groups], axis=0), np.int64)
-    n = np.maximum(spots, 1)  # a gene that was measured nowhere has sums of 0
-    mean = np.sum([part.spots * part.mean for part in groups], axis=0) / n
-    squares = np.sum([part.spots * (part.variance + (part.mean - mean) ** 2) for part in groups], axis=0)
-    detected = np.sum([part.spots * part.detected for part in groups], axis=0) / n
-    return GeneStatistics(sum(part.n_spots for part in groups), mean, np.sqrt(squares / n), detected, spots)
+    return GeneStatistics(n_spots, mean, np.sqrt(squares / np.maximum(spots, 1)), detected, spots.astype(np.int64))
 
 
 def _section_statistics(

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from genrag_cli.cohorts import Reading
 from genrag_cli.errors import UsageError
-from genrag_cli.pipeline.derive import AnchorOptions
+from genrag_cli.pipeline.anchors import AnchorOptions
 from genrag_cli.pipeline.geometry import Crop, expect_crop
 from genrag_cli.pipeline.new_bank import MissingGenes
 from genrag_cli.pipeline.options import expect_lengths
@@ -26,7 +27,11 @@ class BankOptions:
     leave_out_patients: tuple[str, ...] = ()
     """Patients to leave out, with all their sections."""
     patients: str | None = None
-    """How patients were named, for the record: the line that adds a backbone repeats it."""
+    """How patients were named, for the record."""
+    format: str | None = None
+    """Layout that was asked for, for the record."""
+    reading: Reading = field(default_factory=Reading)
+    """How the sections were read, for the record."""
     unknown_patient: str | None = None
     """`section`: a section of unknown patient counts as a patient of its own, and says so."""
     species: str | None = None
@@ -45,3 +50,22 @@ class BankOptions:
         ):
             if value not in known:
                 raise UsageError(f"{flag} {value} asked", f"Known: {', '.join(k for k in known if k)}")
+
+    def words(self) -> dict[str, list[str]]:
+        """Flags and values that say which sections these are and how they are read, for the line that repeats them."""
+        given: dict[str, object] = {
+            "--patients": self.patients,
+            "--format": self.format,
+            "--exclude": self.exclude,
+            "--leave-out-patient": self.leave_out_patients,
+            "--unknown-patient": self.unknown_patient,
+            "--missing-genes": None if self.missing_genes == "refuse" else self.missing_genes,
+            "--gene-aliases": self.genes.aliases,
+            "--duplicate-genes": None if self.genes.repeats == "sum" else self.genes.repeats,
+            "--species": self.species,
+            "--mpp": self.pixels.mpp,
+            "--spot-um": self.reading.spot_um,
+            "--bin-um": self.reading.bin_um,
+        }
+        listed = {flag: v if isinstance(v, tuple) else (v,) for flag, v in given.items() if v is not None}
+        return {flag: [str(v) for v in values] for flag, values in listed.items() if values}

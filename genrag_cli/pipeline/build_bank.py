@@ -18,8 +18,9 @@ from genrag_cli.errors import BankError, CohortError, SlideError, SomeInputsFail
 from genrag_cli.evaluation.splits import leave_patients_out
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.panels import read_panel_file
+from genrag_cli.pipeline.anchors import summarise
 from genrag_cli.pipeline.bank_options import BankOptions
-from genrag_cli.pipeline.derive import derive, version_key
+from genrag_cli.pipeline.derive import add_version
 from genrag_cli.pipeline.embed import embed_blocks
 from genrag_cli.pipeline.geometry import describe_tiles, expect_geometry, find_geometry, tile_um
 from genrag_cli.pipeline.new_bank import as_names, expect_species, freeze_genes, match_section
@@ -35,10 +36,10 @@ from genrag_cli.pipeline.sections import (
 )
 from genrag_cli.slides import n_beyond_edge, plan_spots
 from genrag_cli.stores.atomic import Parts, writer_lock
-from genrag_cli.stores.bank import Bank, SectionReader
+from genrag_cli.stores.bank import SectionReader
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.stores.layout import embedding_file
-from genrag_cli.types import Listener, PixelSize, Progress, Strings, fingerprint
+from genrag_cli.types import Listener, PixelSize, Progress, fingerprint
 from genrag_cli.units import Mpp
 
 
@@ -92,9 +93,8 @@ def build_bank(
         chosen = _settle_patients(writer, chosen, options, listener)
         writer.note(
             skipped=[list(pair) for c in cohorts for pair in c.skipped],
-            excluded=list(options.exclude),
             train=list(dict.fromkeys([*manifest["train"], *(str(c.root) for c in cohorts)])),
-            patients=options.patients or manifest.get("patients"),
+            asked=manifest.get("asked", {}) | options.words(),
         )
         failed: dict[str, str] = {}
         genes_key = fingerprint(manifest["genes"], manifest.get("gene_ids"))
@@ -111,7 +111,7 @@ def build_bank(
             in_bank = [g for g in chosen if g.section.name not in failed]
             _each(in_bank, f"embed with {backbone.card.name}", options, listener, failed, embed)
             in_version = _version_sections(writer, backbone.card.name, chosen, failed, options, listener)
-            _add_version(writer, in_version, backbone.card.name, options, listener)
+            add_version(writer, backbone.card.name, in_version, options.anchors, listener)
     if failed:
         shown = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise SomeInputsFailed(f"{len(failed)} of {len(chosen)} sections are not in the bank. {shown}")
@@ -197,8 +197,8 @@ def _add_section(
     writer: BankWriter, given: _Given, genes_key: str, options: BankOptions, listener: Listener, label: str
 ) -> None:
     section, manifest = given.section, writer.manifest
-    aliases = sorted(options.genes.table().items())
-    asked = (genes_key, options.pixels, aliases, options.missing_genes == "mask")
+    aliases = sorted(options.genes.table.items())
+    asked = (genes_key, options.pixels, aliases)
     key = section_key(section, asked)
     entry = writer.section(section.name)
     if entry and entry["key"] == key:
@@ -224,14 +224,16 @@ def _add_section(
         listener.warn(f"{section.name}: {text}")
     found = match_section(bank_genes, section, measured.gene_names, options.missing_genes, listener)
     tell(listener, section.name, measured.notes)
+    counts, known = _take_columns(measured.counts, found.columns), found.columns >= 0
     writer.add_section(
         section.name,
         names=measured.names,
-        counts=_take_columns(measured.counts, found.columns),
+        counts=counts,
         totals=measured.total_counts,
         centres=measured.centres,
         array_rc=measured.array_rc,
-        measured=found.columns >= 0,
+        measured=known,
+        statistics=summarise(counts, measured.total_counts, known),
         entry={
             "key": key,
             "source": given.source,
@@ -316,23 +318,3 @@ def _version_sections(
     if not names:
         raise CohortError("no section is left for the bank", "Correct the sections named above.")
     return names
-
-
-def _add_version(writer: BankWriter, names: list[str], backbone: str, options: BankOptions, listener: Listener) -> None:
-    entries = [s for s in writer.manifest["sections"] if s["name"] in names]
-    entries.sort(key=lambda s: names.index(s["name"]))
-    embedded = writer.manifest["backbones"][backbone]["sections"]
-    key = version_key(entries, embedded, options.anchors)
-    current = writer.current_version(backbone)
-    if current and current["key"] == key:
-        listener.say(f"{writer.folder}: nothing to do for {backbone}, version {current['version']} is up to date")
-        return
-    sections = [SectionReader.open(writer.folder, e) for e in entries]
-    values = [writer.read_embeddings(backbone, name) for name in names]
-    genes: Strings = np.asarray(writer.manifest["genes"], np.str_)
-    arrays, entry = derive(sections, values, genes, options.anchors, listener)
-    writer.add_version(backbone, arrays, {"key": key, "sections": names, **entry})
-    bank = Bank.open(writer.folder, backbone)
-    listener.say(
-        f"{writer.folder}: {bank.n_spots} spots of {len(names)} sections, {len(genes)} genes, backbone {backbone}"
-    )

@@ -1,5 +1,6 @@
 """What is frozen when a bank is made: its genes, its species and its geometry."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from genrag_cli.cohorts import Section
 from genrag_cli.errors import CohortError, UsageError
 from genrag_cli.genes.identity import Match, match, shared, united
 from genrag_cli.pipeline.sections import GeneRules, SectionGenes, read_genes
-from genrag_cli.types import GeneNames, Listener, Progress
+from genrag_cli.types import GeneNames, Listener, Progress, fingerprint
 
 MissingGenes = Literal["refuse", "mask"]
 
@@ -43,8 +44,12 @@ def freeze_genes(
         CohortError: for sections of different species, or without a gene in common.
     """
     named = []
+    # Hundreds of sections of one panel have one list between them.
+    lists: dict[str, GeneNames] = {}
     for number, section in enumerate(sections, 1):
-        named.append(read_genes(section, rules))
+        one = read_genes(section, rules)
+        genes = lists.setdefault(fingerprint(one.names.names, one.names.ids), one.names)
+        named.append(dataclasses.replace(one, names=genes))
         listener.progress(Progress("read gene names", number, len(sections)))
     names = [s.name for s in sections]
     settled = _settle_species(names, named, species, listener)
@@ -53,7 +58,7 @@ def freeze_genes(
         raise CohortError(
             f"the {len(names)} sections share no gene; their first genes are "
             + ", ".join(str(n.names.names[0]) for n in named[:5]),
-            "Are some named by another convention? Name a table with --gene-aliases.",
+            "Are some named by another convention (symbols, Ensembl ids)? Name a table with --gene-aliases.",
         )
     lost = {name: len(d) for name, d in zip(names, found.dropped, strict=True)}
     if missing == "mask":

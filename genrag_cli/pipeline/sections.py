@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from genrag_cli.genes.species import settle_species, species_of
 from genrag_cli.pipeline.embed import name_source
 from genrag_cli.slides import Slide, open_slide, resolve_pixel_size
 from genrag_cli.slides.base import content_digest
-from genrag_cli.slides.patches import PatchSlide, open_patches, which_have_patches
+from genrag_cli.slides.patches import PatchSlide, match_patches, open_patches
 from genrag_cli.stores.atomic import digest_file
 from genrag_cli.types import GeneNames, Ints, Listener, PixelSize, fingerprint
 
@@ -35,6 +36,7 @@ class GeneRules:
         if self.repeats not in ("sum", "refuse"):
             raise UsageError(f"--duplicate-genes {self.repeats} asked", "Known: sum, refuse")
 
+    @cached_property
     def table(self) -> dict[str, str]:
         """The table's content; empty where there is none."""
         return read_aliases(self.aliases) if self.aliases else {}
@@ -60,7 +62,7 @@ def read_genes(section: Section, rules: GeneRules) -> SectionGenes:
     Raises:
         CohortError: for gene lists that cannot be read, and metadata that contradict the genes.
     """
-    tidied = tidy(section.read_genes(), rules.table())
+    tidied = tidy(section.read_genes(), rules.table)
     evidence = species_of(tidied.names)
     with naming(section.name):
         species = settle_species(section.species, evidence)
@@ -79,7 +81,7 @@ def load_section(section: Section, rules: GeneRules) -> Measured:
 
 def tidy_measured(measured: Measured, rules: GeneRules, name: str) -> Measured:
     """The same counts with one column per gene, as the rules have it."""
-    tidied: Tidied = tidy(measured.gene_names, rules.table())
+    tidied: Tidied = tidy(measured.gene_names, rules.table)
     n_repeated = measured.n_repeated + len(measured.genes) - len(tidied.names)
     if n_repeated and rules.repeats == "refuse":
         raise CohortError(
@@ -111,20 +113,23 @@ def open_image(section: Section) -> Slide | PatchSlide:
 
 
 def keep_imaged(section: Section, image: Slide | PatchSlide, measured: Measured) -> Measured:
-    """The spots that have a tile; all of them where the image is a slide.
+    """The spots that have a tile, all of them where the image is a slide; what the image has to say joins the notes.
 
     Raises:
         CohortError: where none has.
     """
+    measured = replace(measured, notes=(*measured.notes, *image.notes))
     if not isinstance(image, PatchSlide):
         return measured
-    kept = np.flatnonzero(which_have_patches(image, measured.names))
+    rows, how = match_patches(image, measured.names)
+    kept = np.flatnonzero(rows >= 0)
     if not len(kept):
         raise CohortError(
             f"section {section.name}: none of its {len(measured)} spots, such as {measured.names[0]}, has a patch in "
             f"{image.path}, which has {len(image.names)}, such as {image.names[0]}",
             "Are counts and patches of the same section?",
         )
+    measured = replace(measured, notes=(*measured.notes, how)) if how else measured
     if len(kept) == len(measured):
         return measured
     note = f"{len(measured) - len(kept)} of {len(measured)} spots have no patch in {image.path.name} and are left out"

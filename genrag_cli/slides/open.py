@@ -11,14 +11,14 @@ from genrag_cli.slides.base import Slide
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURES = {b"\xff\xd8\xff": "JPG", b"\x89PNG": "PNG"}
-_HINT = "Slides are what OpenSlide reads (SVS, NDPI, MRXS, SCN, BIF, ...), TIFF, OME-TIFF, or a folder of DICOM."
+_HINT = "Slides are what OpenSlide reads (SVS, NDPI, MRXS, SCN, BIF, ...), TIFF, OME-TIFF, OME-Zarr, a folder of DICOM."
 
 
 def open_slide(path: str | Path, *, pictures: bool = False) -> Slide:
     """Opens a slide; close it, or use it as a context manager.
 
     Args:
-        path: a slide file, or a folder that holds one DICOM series.
+        path: a slide file, a folder that holds one DICOM series, or that of an OME-NGFF image.
         pictures: accept JPG and PNG too, because the pixel size comes from elsewhere.
 
     Raises:
@@ -31,7 +31,7 @@ def open_slide(path: str | Path, *, pictures: bool = False) -> Slide:
     if not path.exists():
         raise SlideError(f"{path}: no such slide", "Check the path; quote names with spaces.")
     if path.is_dir():
-        return OpenSlideSlide(path)
+        return _open_folder(path)
     try:
         with path.open("rb") as file:
             head = file.read(4)
@@ -51,6 +51,20 @@ def open_slide(path: str | Path, *, pictures: bool = False) -> Slide:
     if head in _TIFF:
         return _open_tiff(path, tiled=vendor is not None)
     raise SlideError(f"{path}: not a slide", _HINT)
+
+
+def _open_folder(path: Path) -> Slide:
+    """An image in Zarr, or a series of DICOM."""
+    from genrag_cli.slides.ngff import NgffSlide, is_image, is_zarr
+    from genrag_cli.slides.openslide import OpenSlideSlide
+
+    if is_image(path):
+        return NgffSlide(path)
+    if is_zarr(path):
+        found = sorted(p for p in (*path.glob("*"), *path.glob("images/*")) if p.is_dir() and is_image(p))
+        shown = f"Give one of its images: {', '.join(map(str, found[:5]))}" if found else "It holds no image."
+        raise SlideError(f"{path}: a Zarr folder without the metadata of an image", shown)
+    return OpenSlideSlide(path)
 
 
 def _open_tiff(path: Path, *, tiled: bool) -> Slide:

@@ -267,10 +267,12 @@ def _crop_centre(patch: Pixels, width: float, tile_px: int) -> Pixels:
     from PIL import Image
 
     edge = (len(patch) - width) / 2
-    if edge == 0 and len(patch) == tile_px:
-        return patch
-    box = (edge, edge, len(patch) - edge, len(patch) - edge)
-    return np.array(Image.fromarray(patch).resize((tile_px, tile_px), Image.Resampling.BILINEAR, box=box))
+    # Whole px first, as for slides: resizing would otherwise look beyond the box.
+    whole = math.floor(edge + 1e-6)
+    inner = patch[whole : len(patch) - whole, whole : len(patch) - whole]
+    low = max(edge - whole, 0.0)
+    box = (low, low, len(inner) - low, len(inner) - low)
+    return np.array(Image.fromarray(inner).resize((tile_px, tile_px), Image.Resampling.BILINEAR, box=box))
 
 
 def _open_hdf5(path: Path) -> Any:

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from genrag_cli.errors import BankError, nearest
 from genrag_cli.stores.atomic import digest_file, lock_is_held
 from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, MANIFEST_KEYS
-from genrag_cli.stores.zipped import opened, read_arrays, read_csr_rows, read_frame, read_index
+from genrag_cli.stores.zipped import opened, read_about, read_arrays, read_column, read_csr_rows, read_index
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings, fingerprint
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a bank, finished or not.
+    """The manifest of a bank, finished or not, with `genes` and `gene_ids` in it.
 
     Raises:
-        BankError: where there is none, it is damaged, or of a newer format.
+        BankError: where there is none, it is damaged, or of another format.
     """
     remedy = "Put back a copy of it, or build the bank again into another folder."
     path = folder / MANIFEST
@@ -38,15 +38,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BankError(f"{path} is damaged: {error}", remedy) from error
     if not isinstance(manifest, dict):
         raise BankError(f"{path} is damaged: it holds a {type(manifest).__name__}, no manifest", remedy)
-    if manifest.get("format") != FORMAT or manifest.get("format_version", 0) > FORMAT_VERSION:
+    found = manifest.get("format_version", 0)
+    if manifest.get("format") != FORMAT or found > FORMAT_VERSION:
         raise BankError(
-            f"{path} is {manifest.get('format')} {manifest.get('format_version')}, this generag reads {FORMAT} up to "
-            f"{FORMAT_VERSION}",
+            f"{path} is {manifest.get('format')} {found}, this generag reads {FORMAT} {FORMAT_VERSION}",
             "Update generag, or build the bank again.",
+        )
+    if found < FORMAT_VERSION:
+        raise BankError(
+            f"{path} is {FORMAT} {found}, of an older generag; this one reads {FORMAT} {FORMAT_VERSION}",
+            "Build the bank again into another folder.",
         )
     if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
         raise BankError(f"{path} is damaged: it lacks {', '.join(missing)}", remedy)
-    return manifest
+    if wrong := _miss(folder, manifest["genes_file"]):
+        raise BankError(f"the bank {folder} is damaged: {wrong[0]}", remedy)
+    genes = folder / manifest["genes_file"]["file"]
+    try:
+        return {**manifest, **json.loads(genes.read_text(encoding="utf-8"))}
+    except (ValueError, OSError) as error:
+        raise BankError(f"{genes} is damaged: {error}", remedy) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +76,8 @@ class Bank:
 
         Raises:
             BankError: where it is missing, unfinished or damaged (a file is gone, cut short, or no longer the one that
-                the version was made from), or lacks the backbone (with the line that adds it).
+                the version was made from), lacks the backbone (with the line that adds it), or where sections of the
+                version were taken out.
         """
         manifest = read_manifest(folder)
         known = [b for b, entry in manifest["backbones"].items() if entry["versions"]]
@@ -82,6 +94,7 @@ class Bank:
         if version is not None and not 1 <= version <= newest:
             raise BankError(f"the bank {folder} has versions 1 to {newest} of {backbone}, {version} was asked")
         bank = Bank(folder, manifest, backbone, version or newest)
+        _expect_kept(folder, manifest, backbone, bank.number)
         if wrong := find_faults(folder, manifest, backbone, bank.number):
             line = f"Repair it: {build_line(manifest, folder, backbone)}"
             old = "That version is history: predict again with the present bank."
@@ -91,16 +104,15 @@ class Bank:
             )
         return bank
 
-    @property
+    @cached_property
     def genes(self) -> Strings:
         """(G,) symbols, frozen at creation."""
         return np.asarray(self.manifest["genes"], np.str_)
 
-    @property
+    @cached_property
     def version(self) -> dict[str, Any]:
-        """The version of this backbone that was opened: sections, anchors, heads and statistics."""
-        version: dict[str, Any] = self.manifest["backbones"][self.backbone]["versions"][self.number - 1]
-        return version
+        """The version of this backbone that was opened: sections, anchors and facts of the heads."""
+        return read_version(self.folder, self.manifest["backbones"][self.backbone]["versions"][self.number - 1])
 
     @property
     def anchors(self) -> Strings:
@@ -150,11 +162,8 @@ class Bank:
         """(S, G) which of the bank's genes each section of this version measured, in bank order."""
         out = np.ones((len(self.sections), len(self.genes)), np.bool_)
         for row, entry in enumerate(self.sections):
-            if entry.get("n_missing") == 0:
-                continue
-            with opened(self.folder / entry["file"]) as group:
-                if "measured" in group["var"]:
-                    out[row] = group["var/measured"][...]
+            if entry["n_missing"]:
+                out[row] = SectionReader.open(self.folder, entry).measured
         return out
 
     @cached_property
@@ -171,8 +180,7 @@ class Bank:
         """One (n, d) array per section, as the backbone gave them, read as they are asked for."""
         files = self.manifest["backbones"][self.backbone]["sections"]
         for entry in self.sections:
-            with opened(self.folder / files[entry["name"]]["file"]) as group:
-                yield np.asarray(group[f"obsm/{self.backbone}"][...], np.float32)
+            yield read_embeddings(self.folder, files[entry["name"]], self.backbone)
 
     @cached_property
     def derived(self) -> dict[str, NDArray[Any]]:
@@ -184,7 +192,7 @@ class Bank:
         first = 0
         for entry in self.sections:
             with opened(self.folder / entry["file"]) as group:
-                totals = read_frame(group, "obs")["total_counts"].to_numpy(np.float64)
+                totals = np.asarray(read_column(group, "obs", "total_counts"), np.float64)
                 for low in range(0, entry["n_spots"], rows):
                     high = min(low + rows, entry["n_spots"])
                     yield first + low, read_csr_rows(group, slice(low, high)), totals[low:high]
@@ -194,27 +202,56 @@ class Bank:
 def build_line(manifest: dict[str, Any], folder: Path, backbone: str) -> str:
     """The command that finishes or repairs a bank, or adds a backbone to it, and changes nothing else."""
     words = ["generag", "build-bank", *manifest["train"], "--backbone", backbone]
-    if manifest.get("patients"):
-        words += ["--patients", str(manifest["patients"])]
-    for name in manifest.get("excluded", []):
-        words += ["--exclude", name]
+    for flag, values in manifest.get("asked", {}).items():
+        for value in values:
+            words += [flag, value]
     return shlex.join([*words, "--bank", str(folder)])
 
 
+def read_version(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """All that is known of a version: its entry in the manifest, and what its file adds to that.
+
+    Raises:
+        BankError: where the file is missing or damaged.
+    """
+    return {**read_about(folder / entry["file"]), **entry}
+
+
+def read_embeddings(folder: Path, entry: dict[str, Any], backbone: str) -> Floats:
+    """(n, d) embeddings of a section, as the backbone gave them; `entry` is the manifest's."""
+    with opened(folder / entry["file"]) as group:
+        values: Floats = np.asarray(group[f"obsm/{backbone}"][...], np.float32)
+        return values
+
+
+def _expect_kept(folder: Path, manifest: dict[str, Any], backbone: str, number: int) -> None:
+    """Refuses a version that used sections that were taken out."""
+    versions = manifest["backbones"][backbone]["versions"]
+    if not (gone := versions[number - 1].get("withdrawn")):
+        return
+    said = f"version {number} of {backbone} used {', '.join(gone[:5])}, which the bank {folder} had to give up"
+    if number == len(versions):
+        line = shlex.join(["generag", "bank", "remove", *gone, "--bank", str(folder)])
+        raise BankError(f"{said}, and no version without was made yet", f"Finish it: {line}")
+    raise BankError(
+        f"{said}; it cannot be used any more", "That version is history: predict again with the present bank."
+    )
+
+
 def find_faults(folder: Path, manifest: dict[str, Any], backbone: str, number: int) -> list[str]:
-    """What keeps a version from being used, seen without reading the files; empty when nothing does.
+    """What keeps a version from being used, seen without reading the sections; empty when nothing does.
 
     Args:
         folder: the bank.
         manifest: its manifest.
         backbone: one with versions.
-        number: of the version, from 1.
+        number: of the version, from 1; one that is not withdrawn.
     """
     entry = manifest["backbones"][backbone]
-    version = entry["versions"][number - 1]
+    if wrong := _miss(folder, entry["versions"][number - 1]):
+        return wrong
     sections = {s["name"]: s for s in manifest["sections"]}
-    wrong = [*_miss(folder, version)]
-    for name, (counts, embeddings) in version["made_from"].items():
+    for name, (counts, embeddings) in read_version(folder, entry["versions"][number - 1])["made_from"].items():
         for found, digest, what in (
             (sections.get(name), counts, "section"), (entry["sections"].get(name), embeddings, "embeddings of section"),
         ):  # fmt: skip
@@ -246,20 +283,23 @@ def verify_bank(folder: Path) -> list[str]:
         BankError: where there is no readable manifest.
     """
     manifest = read_manifest(folder)
-    files = list(manifest["sections"])
-    wrong = []
+    files = [manifest["genes_file"], *manifest["sections"]]
     for entry in manifest["backbones"].values():
-        files += [*entry["sections"].values(), *entry["versions"]]
+        files += [*entry["sections"].values(), *(v for v in entry["versions"] if not v.get("withdrawn"))]
+    wrong = [f"{file} was taken out and still waits to be deleted" for file in manifest.get("leaving", [])]
+    changed = set()
     for entry in files:
         if faults := _miss(folder, entry):
             wrong += faults
         elif digest_file(folder / entry["file"]) != entry["sha256"]:
             wrong.append(f"{entry['file']} was changed: its digest is not the manifest's")
+            changed.add(entry["file"])
     for backbone, entry in manifest["backbones"].items():
-        if entry["versions"]:
-            wrong += find_faults(folder, manifest, backbone, len(entry["versions"]))
-        else:
+        newest = entry["versions"][-1] if entry["versions"] else {"withdrawn": True}
+        if newest.get("withdrawn"):
             wrong.append(f"the build was not finished: no version of {backbone}")
+        elif newest["file"] not in changed:
+            wrong += find_faults(folder, manifest, backbone, len(entry["versions"]))
     if not manifest["backbones"]:
         wrong.append("the build was not finished: no backbone")
     return list(dict.fromkeys(wrong))
@@ -267,27 +307,18 @@ def verify_bank(folder: Path) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class SectionReader:
-    """One finished section of a bank, whether or not the bank is finished."""
+    """One finished section of a bank, whether or not the bank is finished; each part is read when it is asked for."""
 
     folder: Path
     entry: dict[str, Any]
-    names: Strings
-    centres: Doubles
-    array_rc: Ints
-    totals: Doubles
-    measured: NDArray[np.bool_]
-    """(G,) which of the bank's genes the section measured."""
 
     @staticmethod
     def open(folder: Path, entry: dict[str, Any]) -> "SectionReader":
-        """Reads all but the counts."""
-        with opened(folder / entry["file"]) as group:
-            obs = read_frame(group, "obs")
-            centres = np.asarray(group["obsm/spatial"][...], np.float64)
-            measured = np.asarray(group["var/measured"][...], bool)
-        rc = obs[["array_row", "array_col"]].to_numpy(np.int64)
-        totals = obs["total_counts"].to_numpy(np.float64)
-        return SectionReader(folder, entry, np.asarray(obs.index, np.str_), centres, rc, totals, measured)
+        """The section of a manifest's entry."""
+        return SectionReader(folder, entry)
+
+    def __len__(self) -> int:
+        return int(self.entry["n_spots"])
 
     @property
     def name(self) -> str:
@@ -300,7 +331,41 @@ class SectionReader:
         patient: str | None = self.entry["patient"]
         return patient
 
+    @cached_property
+    def names(self) -> Strings:
+        """(n,) spot names."""
+        with opened(self.folder / self.entry["file"]) as group:
+            return read_index(group, "obs")
+
+    @cached_property
+    def centres(self) -> Doubles:
+        """(n, 2) x, y in level-0 px."""
+        with opened(self.folder / self.entry["file"]) as group:
+            return np.asarray(group["obsm/spatial"][...], np.float64)
+
+    @cached_property
+    def array_rc(self) -> Ints:
+        """(n, 2) row, column in the lattice."""
+        with opened(self.folder / self.entry["file"]) as group:
+            return np.stack([read_column(group, "obs", c) for c in ("array_row", "array_col")], 1).astype(np.int64)
+
+    @cached_property
+    def totals(self) -> Doubles:
+        """(n,) counts over all genes of the section, those outside the bank too."""
+        with opened(self.folder / self.entry["file"]) as group:
+            return np.asarray(read_column(group, "obs", "total_counts"), np.float64)
+
+    @cached_property
+    def measured(self) -> NDArray[np.bool_]:
+        """(G,) which of the bank's genes the section measured."""
+        return np.asarray(self.gene_columns("measured")["measured"], np.bool_)
+
+    def gene_columns(self, *names: str) -> dict[str, NDArray[Any]]:
+        """Columns of `var`, (G,) each, read anew at each call."""
+        with opened(self.folder / self.entry["file"]) as group:
+            return {name: read_column(group, "var", name) for name in names}
+
     def counts(self) -> Any:
         """CSR (n, G), read anew at each call."""
         with opened(self.folder / self.entry["file"]) as group:
-            return read_csr_rows(group, slice(0, len(self.names)))
+            return read_csr_rows(group, slice(0, len(self)))

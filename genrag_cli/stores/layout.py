@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 MANIFEST_KEYS = ("train", "genes_file", "geometry", "sections", "skipped", "dropped_genes", "backbones")
 """What every manifest has, from its creation on. Entries with a `file` have its `sha256` and `bytes` too."""
 GENES = "genes.json"
-"""`genes` (symbols, frozen at creation) and `gene_ids` (stable ids, or null). In memory they are part of the manifest."""
+"""`genes` (symbols, frozen at creation) and `gene_ids` (stable ids, or null); part of the manifest once it is read."""
 VERSION_KEYS = ("key", "panel", "rule", "recipe")
 """What the manifest says of a version, beside its number, its file, how many sections and anchors it has, and
 `withdrawn`: sections that it used and that were taken out since, which makes it history without a file. The rest of its
@@ -41,7 +41,9 @@ SECTION = (
     Element("obs/total_counts", "f", ("n",), "counts over all genes of the section, those outside the bank too"),
     Element("var/_index", "OUT", ("G",), "gene symbols, those of `genes.json` in its order"),
     Element("var/measured", "b", ("G",), "whether the section measured the gene; without counts where it did not"),
-    Element("var/{scale}_{statistic}", "fiu", ("G",), "mean, sd, detected, spots: of the gene over the section's spots"),
+    Element(
+        "var/{scale}_{statistic}", "fiu", ("G",), "mean, sd, detected, spots: of the gene over the section's spots"
+    ),
     Element("var/measured", "b", ("G",), "whether the section measured the gene; its counts are empty where not"),
     Element("obsm/spatial", "f", ("n", "2"), "x, y of the centres in level-0 px"),
 )

@@ -1,9 +1,12 @@
 import json
 import runpy
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genrag_cli.cohorts import open_cohort
 from genrag_cli.cohorts.base import Reading
@@ -141,6 +144,34 @@ def test_a_hest_1k_folder_is_no_task(make, tmp_path):
     assert looks_like(tmp_path)
     (tmp_path / "st").mkdir()
     assert not looks_like(tmp_path)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    roles=st.lists(
+        st.dictionaries(st.sampled_from("ABCD"), st.sampled_from(["train", "test"])), min_size=1, max_size=4
+    ),
+    absent=st.sets(st.sampled_from("ABCD")), mark=st.booleans(),
+)  # fmt: skip
+def test_any_splits_come_back_with_what_is_there(make, roles, absent, mark):
+    with tempfile.TemporaryDirectory() as folder:
+        task = Path(folder)
+        for part, ending in (("adata", "h5ad"), ("patches", "h5")):
+            (task / part).mkdir()
+            for name in set("ABCD") - absent:
+                (task / part / f"{name}.{ending}").touch()
+        for number, split in enumerate(roles):
+            for role in ("train", "test"):
+                path = task / "splits" / f"{role}_{number}.csv"
+                make.write_split(path, make.listed(*(name for name, r in split.items() if r == role)))
+                path.write_text(("\ufeff" if mark else "") + path.read_text(), encoding="utf-8")
+        cohort = read_cohort(task, AS_IS)
+    known = {name for split in roles for name in split}
+    assert {s.name for s in cohort.sections} == known - absent
+    assert {name for name, _ in cohort.skipped} == known & absent
+    for section in cohort.sections:
+        stated = {f"split_{i}": split[section.name] for i, split in enumerate(roles) if section.name in split}
+        assert section.metadata == stated
 
 
 @pytest.mark.real

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def as_stored(values, form):
 
 def write_anndata(
     path, values, *, form="csr", names=None, genes=None, var=None, obs=None, spatial="line", uns=None, layers=None,
-    raw=None, index_name=None, backed=False,
+    raw=None, index_name=None, backed=False, zarr_format=3,
 ):  # fmt: skip
     """Writes counts (n, G), as .h5ad or .zarr by the ending."""
     import anndata
@@ -57,7 +58,9 @@ def write_anndata(
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".zarr":
-        data.write_zarr(path)
+        with warnings.catch_warnings(), anndata.settings.override(zarr_write_format=zarr_format):
+            warnings.simplefilter("ignore", UserWarning)  # announces anndata's next defaults
+            data.write_zarr(path)
     elif backed:
         data.write_h5ad(path.with_suffix(".all.h5ad"))
         half = anndata.read_h5ad(path.with_suffix(".all.h5ad"), backed="r")

@@ -259,13 +259,14 @@ def test_sections_that_share_nothing_have_no_gene_in_common():
     assert [d.tolist() for d in found.dropped] == [["A"], ["B"]]
 
 
-SECTION = st.tuples(SYMBOLS, st.sampled_from(["symbols", "both", "ids"]), st.integers(0, 3))
+SECTION = st.tuples(SYMBOLS, st.sampled_from(["symbols", "both", "ids", "renamed"]), st.integers(0, 3))
 
 
 def make_section(names, kind, shift):
-    """Of an annotation that numbers genes its own way from G9 on."""
+    """Of an annotation that numbers genes its own way from G9 on, and may have other symbols for some of them."""
     ids = [f"ENSG{(i := int(n[1:])) + (shift if i > 8 else 0):011d}" for n in names]
-    return genes(names) if kind == "symbols" else genes(names if kind == "both" else ids, ids)
+    called = {"ids": ids, "renamed": [n.replace("G", "H") if i % 3 == 0 else n for i, n in enumerate(names)]}
+    return genes(names) if kind == "symbols" else genes(called.get(kind, names), ids)
 
 
 @settings(max_examples=150, deadline=None)

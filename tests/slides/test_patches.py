@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genrag_cli.errors import SlideError
-from genrag_cli.slides import n_beyond_edge, open_patches, plan_spots, read_tiles, which_have_patches
+from genrag_cli.slides import n_beyond_edge, open_patches, open_slide, plan_spots, read_tiles, which_have_patches
 from genrag_cli.slides.patches import match_patches
 from genrag_cli.types import PixelSize
 from genrag_cli.units import Mpp
@@ -122,6 +122,24 @@ def test_tiles_are_resized_as_those_of_slides_are(tmp_path):
     assert np.array_equal(tile, np.asarray(Image.fromarray(draw([1])[0]).resize((20, 20), Image.Resampling.BILINEAR)))
 
 
+def test_any_field_of_view_and_pixel_size_gives_tiles(tmp_path):
+    with open_patches(write(tmp_path / "a.h5")) as slide:
+        for fov_um in np.linspace(0.3, 16.0, 60):
+            for mpp in (0.25, 0.2739, 0.7):
+                assert read(slide, plan(slide, (1,), fov_um=fov_um, tile_px=9, mpp=mpp)).shape == (1, 9, 9, 3)
+
+
+def test_patches_cut_from_a_slide_give_the_tiles_of_the_slide(tmp_path, tiff_path, section):
+    centres = np.array([[400.0, 500.0], [750.0, 620.0], [900.0, 333.0]])
+    cut = np.stack([section[y - 64 : y + 64, x - 64 : x + 64] for x, y in centres.astype(int)])
+    path = write(tmp_path / "a.h5", (0, 1, 2), attributes=False, img=cut, coords=centres.astype(int) - 64)
+    tiles = []
+    for image in (open_slide(tiff_path), open_patches(path)):
+        with image as slide:
+            tiles.append(read(slide, plan(slide, (0, 1, 2), fov_um=100.0, tile_px=40, mpp=1.0, centres=centres)))
+    assert np.array_equal(*tiles)
+
+
 def test_a_field_of_view_beyond_the_patch_is_refused_and_a_hundredth_is_not(tmp_path):
     with open_patches(write(tmp_path / "a.h5")) as slide:
         assert read(slide, plan(slide, fov_um=16.1)).shape == (4, S, S, 3)
@@ -163,8 +181,8 @@ def test_a_batch_is_read_in_the_order_of_the_file_and_one_ahead(tmp_path, monkey
         batches = read_tiles(slide, plan(slide), batch=2)
         next(batches)
         batches.close()
-        assert seen[:4] == sorted(seen[:2]) + sorted(seen[2:4])
-        assert len(seen) == 4
+        assert seen == [1, 3, 0, 2][: len(seen)]
+        assert len(seen) in (2, 3, 4)
         assert not [t for t in threading.enumerate() if t.name.startswith("tiles")]
 
 

@@ -39,7 +39,7 @@ def write(folder, sections="AB"):
         writer.add_section(
             name, names=spots, counts=counts_of(name).astype(np.int32), totals=np.arange(n) + 1000.0,
             centres=np.arange(2.0 * n).reshape(n, 2), array_rc=np.arange(2 * n).reshape(n, 2),
-            entry={"key": name, "patient": name.lower()},
+            statistics={}, entry={"key": name, "patient": name.lower()},
         )  # fmt: skip
         blocks = iter(np.array_split(values_of(name), 3))
         writer.add_embeddings(CARD, name, spots, blocks, key=name)

@@ -19,7 +19,8 @@ def add_section(writer, name, n=4):
     spots = np.array([f"{i}x1" for i in range(n)])
     writer.add_section(
         name, names=spots, counts=sp.csr_matrix(np.arange(1, 2 * n + 1).reshape(n, 2)), totals=np.ones(n),
-        centres=np.zeros((n, 2)), array_rc=np.zeros((n, 2), np.int64), entry={"key": f"{name}{n}", "patient": None},
+        centres=np.zeros((n, 2)), array_rc=np.zeros((n, 2), np.int64), statistics={},
+        entry={"key": f"{name}{n}", "patient": None},
     )  # fmt: skip
     return spots
 
