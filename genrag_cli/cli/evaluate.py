@@ -24,6 +24,7 @@ def evaluate(
     allow_short: Annotated[
         bool, typer.Option("--allow-short", help="Let PCC-k average fewer than k genes where fewer are defined.")
     ] = False,
+    gene_aliases: opt.GeneAliases = None,
     seed: opt.Seed = 0,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -32,9 +33,12 @@ def evaluate(
 ) -> None:
     """Score a prediction against measured counts, with the baselines that belong beside it."""
     from genrag_cli.pipeline.evaluate import evaluate_prediction
+    from genrag_cli.pipeline.sections import GeneRules
 
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
-    scores, prediction = evaluate_prediction(pred, truth, allow_short=allow_short, seed=seed, listener=listener)
+    scores, prediction = evaluate_prediction(
+        pred, truth, allow_short=allow_short, seed=seed, listener=listener, rules=GeneRules(gene_aliases)
+    )
     if json:
         about = {
             k: prediction.about[k] for k in ("unit", "preset", "backbone", "bank", "bank_version", "omega", "alpha")

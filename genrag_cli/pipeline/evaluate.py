@@ -11,11 +11,12 @@ from genrag_cli.genes.panels import N_GLOBAL
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
-from genrag_cli.types import Expression, Listener, Score
+from genrag_cli.pipeline.sections import AS_NAMED, GeneRules, name_like, tidy_measured
+from genrag_cli.types import Expression, GeneNames, Listener, Score
 
 
 def evaluate_prediction(
-    path: Path, truth: str, *, allow_short: bool, seed: int, listener: Listener
+    path: Path, truth: str, *, allow_short: bool, seed: int, listener: Listener, rules: GeneRules = AS_NAMED
 ) -> tuple[list[Score], StoredPrediction]:
     """`generag evaluate`.
 
@@ -25,6 +26,7 @@ def evaluate_prediction(
         allow_short: let PCC-k average fewer than k genes where fewer are defined.
         seed: of the shuffled baseline.
         listener: told what happens.
+        rules: when two names are one gene.
 
     Returns:
         the scores, and the prediction that they are of.
@@ -38,11 +40,11 @@ def evaluate_prediction(
         raise OutputError(
             f"{path} holds weights but no expression", f"Write it first: generag export {path} --genes 5000"
         )
-    measured = read_truth(truth)
-    for note in measured.notes:
-        listener.say(f"{truth}: {note}")
     var, scale = prediction.var, prediction.expression.scale
     genes = prediction.expression.genes
+    measured = name_like(tidy_measured(read_truth(truth), rules, truth), _called(prediction))
+    for note in measured.notes:
+        listener.say(f"{truth}: {note}")
     rank = var[keys.VAR_RANK].to_numpy(np.int64)
     in_global = np.flatnonzero((rank >= 0) & (rank < N_GLOBAL))
     mean = var[keys.VAR_MEAN].to_numpy(np.float64)[None].astype(np.float32)
@@ -62,3 +64,14 @@ def evaluate_prediction(
         seed=seed,
     )
     return scores, prediction
+
+
+def _called(prediction: StoredPrediction) -> GeneNames:
+    """Every gene that the prediction names, in X or among its anchors."""
+    genes = prediction.expression.genes
+    more = np.setdiff1d(prediction.y_init.genes, genes)
+    names = np.concatenate([genes, more])
+    if keys.VAR_IDS not in prediction.var:
+        return GeneNames(names)
+    ids = prediction.var[keys.VAR_IDS].to_numpy(np.str_)
+    return GeneNames(names, np.concatenate([ids, np.full(len(more), "", np.str_)]))

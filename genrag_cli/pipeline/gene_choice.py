@@ -82,7 +82,8 @@ def describe_genes(bank: Bank, chosen: Ints, scale: Scale) -> dict[str, NDArray[
     rank = np.full(len(bank.genes), -1, np.int64)
     order = global_panel(statistics, len(bank.genes))
     rank[order] = np.arange(len(order))
-    return {
+    named = {} if bank.gene_ids is None else {keys.VAR_IDS: bank.gene_ids[chosen].astype(object)}
+    return named | {
         keys.VAR_ANCHOR: np.isin(bank.genes[chosen], bank.anchors),
         keys.VAR_RANK: rank[chosen],
         keys.VAR_MEAN: statistics.mean[chosen],

@@ -11,7 +11,7 @@ import numpy as np
 
 from genrag_cli.cohorts import Measured, Section
 from genrag_cli.errors import CohortError, GeneragError, SlideError, UsageError
-from genrag_cli.genes.identity import Tidied, read_aliases, sum_columns, tidy
+from genrag_cli.genes.identity import Tidied, match, read_aliases, sum_columns, tidy
 from genrag_cli.genes.species import settle_species, species_of
 from genrag_cli.pipeline.embed import name_source
 from genrag_cli.slides import Slide, open_slide, resolve_pixel_size
@@ -96,6 +96,28 @@ def tidy_measured(measured: Measured, rules: GeneRules, name: str) -> Measured:
         notes=(*measured.notes, *tidied.notes),
         n_repeated=n_repeated,
     )
+
+
+def name_like(measured: Measured, genes: GeneNames) -> Measured:
+    """The same counts with genes called as `genes` calls them, for joins by name.
+
+    A column that is called like one of them and is another gene (another id) gets its id behind its name.
+
+    Raises:
+        GeneragError: where one side names its genes by id and the other has no ids.
+    """
+    found = match(genes, measured.gene_names)
+    here = found.columns >= 0
+    called: list[str] = measured.genes.tolist()
+    wanted = dict(zip(found.columns[here].tolist(), genes.names[here].tolist(), strict=True))
+    ids = measured.gene_ids
+    taken = set(genes.names.tolist())
+    for column, name in enumerate(called):
+        if column in wanted:
+            called[column] = wanted[column]
+        elif name in taken:
+            called[column] = f"{name} ({ids[column] if ids is not None else 'not matched'})"
+    return replace(measured, genes=np.array(called, np.str_))
 
 
 def open_image(section: Section) -> Slide | PatchSlide:

@@ -180,7 +180,7 @@ class NgffSlide:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        block = self._decode(self._arrays[level], row, column)
+        block = self._decode(level, row, column)
         with self._lock:
             if key not in self._cache:
                 self._cache[key] = block
@@ -190,8 +190,8 @@ class NgffSlide:
                 self._cached_bytes -= old.nbytes
         return block
 
-    def _decode(self, array: Any, row: int, column: int) -> NDArray[np.uint8]:
-        at = {"y": row, "x": column}
+    def _decode(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
+        array, at = self._arrays[level], {"y": row, "x": column}
         where: list[Any] = []
         for axis, side in zip(self._axes, array.chunks, strict=True):
             whole = slice(None) if axis == "c" else 0
@@ -200,7 +200,7 @@ class NgffSlide:
             block = np.asarray(array[tuple(where)])
         except Exception as error:  # codecs raise whatever they like
             raise SlideError(
-                f"{self.path}: cannot decode a chunk of {array.name}: {error}", "Is it complete?"
+                f"{self.path}: cannot decode chunk {row}, {column} of level {level}: {error}", "Is it complete?"
             ) from error
         kept = [axis for axis in self._axes if axis in "cyx"]
         block = block.transpose([kept.index(axis) for axis in "yxc"])

@@ -109,6 +109,12 @@ class Bank:
         """(G,) symbols, frozen at creation."""
         return np.asarray(self.manifest["genes"], np.str_)
 
+    @property
+    def gene_ids(self) -> Strings | None:
+        """(G,) stable ids, empty where one is unknown; None where the sections had none."""
+        ids = self.manifest["gene_ids"]
+        return None if ids is None else np.asarray(ids, np.str_)
+
     @cached_property
     def version(self) -> dict[str, Any]:
         """The version of this backbone that was opened: sections, anchors and facts of the heads."""

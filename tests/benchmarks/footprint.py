@@ -116,7 +116,7 @@ def prepare(asked: argparse.Namespace) -> dict[str, Any]:
     from genrag_cli.backbones.registry import load_backbone
     from genrag_cli.cohorts import open_cohort
     from genrag_cli.pipeline.bank_options import BankOptions
-from genrag_cli.pipeline.build_bank import build_bank
+    from genrag_cli.pipeline.build_bank import build_bank
     from genrag_cli.pipeline.options import RunOptions, allotted_cpus
     from genrag_cli.stores.bank import Bank
     from genrag_cli.synthetic import write_cohort

@@ -35,7 +35,7 @@ class MadeUpBank:
     """Two sections of 10 spots as `stores.bank.Bank` shows them."""
 
     measured: np.ndarray = field(default_factory=MEASURED.copy)
-    genes, anchors, folder, n_spots = GENES, GENES[:1], Path("b.zarr"), 20
+    genes, gene_ids, anchors, folder, n_spots = GENES, None, GENES[:1], Path("b.zarr"), 20
     sections = ({"name": "A", "n_spots": 10}, {"name": "B", "n_spots": 10})
 
     @property

@@ -30,7 +30,7 @@ def test_geometry_is_the_askers_then_the_banks_then_the_backbones():
     bank = {"fov_um": 200.0, "pitch_um": 100.0}
     assert choose_geometry(SlideOptions(), bank, None, 0.5) == (200.0, 100.0)
     assert choose_geometry(SlideOptions(fov_um=50.0), bank, None, 0.5) == (50.0, 100.0)
-    assert choose_geometry(SlideOptions(), None, 112.0) == (112.0, 112.0, 0.5)
+    assert choose_geometry(SlideOptions(), None, 112.0, 0.5) == (112.0, 112.0)
     with pytest.raises(UsageError, match="no field of view"):
         choose_geometry(SlideOptions(), None, None, 0.5)
 
@@ -44,3 +44,9 @@ def test_threads_are_those_of_the_job(monkeypatch):
     assert allotted_cpus() == 5
     monkeypatch.delenv("SLURM_CPUS_ON_NODE")
     assert allotted_cpus() >= 1
+
+
+def test_the_published_crop_depends_on_the_slide():
+    bank = {"crop": "stem", "spot_um": 100.0, "pitch_um": 200.0}
+    assert choose_geometry(SlideOptions(), bank, 112.0, 0.5) == (112.0, 200.0)
+    assert choose_geometry(SlideOptions(), bank, 112.0, 1.0) == (224.0, 200.0)

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import zarr
 
 from genrag_cli.errors import BankError
+from genrag_cli.pipeline.anchors import summarise
 from genrag_cli.stores import layout
 from genrag_cli.stores.bank import Bank, SectionReader, read_manifest, verify_bank
 from genrag_cli.stores.bank_writer import BankWriter
@@ -36,10 +37,11 @@ def write(folder, sections="AB"):
     for name in sections:
         n = SIZES[name]
         spots = np.array([f"{i}x{i}" for i in range(n)])
+        counts, totals = counts_of(name).astype(np.int32), np.arange(n) + 1000.0
         writer.add_section(
-            name, names=spots, counts=counts_of(name).astype(np.int32), totals=np.arange(n) + 1000.0,
-            centres=np.arange(2.0 * n).reshape(n, 2), array_rc=np.arange(2 * n).reshape(n, 2),
-            statistics={}, entry={"key": name, "patient": name.lower()},
+            name, names=spots, counts=counts, totals=totals, centres=np.arange(2.0 * n).reshape(n, 2),
+            array_rc=np.arange(2 * n).reshape(n, 2), statistics=summarise(counts, totals, None),
+            entry={"key": name, "patient": name.lower()},
         )  # fmt: skip
         blocks = iter(np.array_split(values_of(name), 3))
         writer.add_embeddings(CARD, name, spots, blocks, key=name)
