@@ -152,7 +152,7 @@ def _describe(path: Path, fits: _Fits, known: dict[Path, _Fits], reading: Readin
     row_first: bool | None = fits.row_first
     deciding = {other.row_first: p for p, other in known.items() if other.decided}
     if image is None:
-        row_first, reason = None, f"no image: {path.with_suffix('')}{{jpg,png,tif}} does not exist"
+        row_first = None
         reason = f"no image: {path.stem}.jpg, .png or .tif does not exist beside {path}"
     elif fits.decided:
         notes.append(f"{_name(row_first)}, because only so its cells lie inside {image.name} ({fits.said})")

@@ -104,7 +104,7 @@ class SpatialTable:
         whole, placed = CountsFile(self.table, needs_centres=False).load(), self.read_positions()
         genes, controls = self._find_genes(whole.genes)
         # What it says of positions is about obsm, and not about the shapes.
-        notes = [n for n in whole.notes if "spatial" not in n and "indices" not in n]
+        notes = [n for n in whole.notes if "obsm['spatial']" not in n and "indices are made" not in n]
         notes += [*controls, *placed.notes]
         counts, names = whole.counts[placed.rows][:, genes], whole.names[placed.rows]
         centres, array_rc, pitch = placed.centres, placed.array_rc, None

@@ -4,6 +4,7 @@ What is finished is skipped: sections by the content of their files, embeddings 
 keeps what it has: sections given later are added to it.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from genrag_cli.errors import BankError, CohortError, SlideError, SomeInputsFail
 from genrag_cli.evaluation.splits import leave_patients_out
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.panels import read_panel_file
-from genrag_cli.pipeline.anchors import summarise
+from genrag_cli.pipeline.anchors import AnchorOptions, summarise
 from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.derive import add_version
 from genrag_cli.pipeline.embed import embed_blocks
@@ -76,6 +77,7 @@ def build_bank(
         SomeInputsFailed: where `skip_bad` left sections out; the rest is done.
     """
     chosen = _choose(cohorts, options, listener)
+    anchors = _settle_anchors(cohorts, options, listener)
     if run.dry_run:
         names = ", ".join(b.card.name for b in backbones)
         listener.say(f"would build {folder} from {len(chosen)} sections with {names}")
@@ -83,14 +85,14 @@ def build_bank(
     with writer_lock(folder, BankError):
         writer = BankWriter(folder)
         if writer.is_new:
-            _create(writer, [g.section for g in chosen], options, listener)
+            _create(writer, _readable(chosen, options), options, listener)
         manifest = writer.manifest
         expect_geometry(
             folder, manifest["geometry"], crop=options.crop, fov_um=options.fov_um, pitch_um=options.pitch_um
         )
-        if options.anchors.file is not None:  # before the long work, not after it
-            columns(manifest["genes"], read_panel_file(options.anchors.file))
-        chosen = _settle_patients(writer, chosen, options, listener)
+        if anchors.file is not None:  # before the long work, not after it
+            columns(manifest["genes"], read_panel_file(anchors.file))
+        chosen = _settle_patients(writer, _leave_removed(writer, chosen, listener), options, listener)
         writer.note(
             skipped=[list(pair) for c in cohorts for pair in c.skipped],
             train=list(dict.fromkeys([*manifest["train"], *(str(c.root) for c in cohorts)])),
@@ -111,7 +113,7 @@ def build_bank(
             in_bank = [g for g in chosen if g.section.name not in failed]
             _each(in_bank, f"embed with {backbone.card.name}", options, listener, failed, embed)
             in_version = _version_sections(writer, backbone.card.name, chosen, failed, options, listener)
-            add_version(writer, backbone.card.name, in_version, options.anchors, listener)
+            add_version(writer, backbone.card.name, in_version, anchors, listener)
     if failed:
         shown = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise SomeInputsFailed(f"{len(failed)} of {len(chosen)} sections are not in the bank. {shown}")
@@ -144,12 +146,45 @@ def _choose(cohorts: Sequence[Cohort], options: BankOptions, listener: Listener)
     return chosen
 
 
+def _settle_anchors(cohorts: Sequence[Cohort], options: BankOptions, listener: Listener) -> AnchorOptions:
+    """The anchors asked for; `hest-bench` is the list that its task brings, where a cohort is one."""
+    asked = options.anchors
+    lists = [c.panel for c in cohorts if c.panel is not None]
+    if asked.panel != "hest-bench" or asked.file is not None or asked.number is not None or len(lists) != 1:
+        return asked
+    listener.say(f"anchors are the task's own, {lists[0]}: it was chosen over all its slides, test slides too")
+    return dataclasses.replace(asked, file=lists[0])
+
+
+def _readable(chosen: list[_Given], options: BankOptions) -> list[Section]:
+    """The sections that a gene list can be made of: all, or with `skip_bad` those whose genes can be read."""
+    sections = [g.section for g in chosen]
+    if not options.skip_bad:
+        return sections
+    kept = []
+    for section in sections:
+        with contextlib.suppress(CohortError):  # said when its turn comes
+            read_genes(section, options.genes)
+            kept.append(section)
+    if not kept:
+        raise CohortError("no section has genes that can be read", "Look at them: generag cohort info")
+    return kept
+
+
 def _create(writer: BankWriter, chosen: list[Section], options: BankOptions, listener: Listener) -> None:
     frozen = freeze_genes(chosen, options.genes, options.missing_genes, options.species, listener)
     geometry = find_geometry(chosen, crop=options.crop or "fov", fov_um=options.fov_um, pitch_um=options.pitch_um)
     writer.create(genes=frozen.genes.names, gene_ids=frozen.genes.ids, geometry=geometry, train=[])
     writer.note(dropped_genes=frozen.dropped, species=frozen.species)
     listener.say(f"spots of {geometry['spot_um']:g} um every {geometry['pitch_um']:g} um; {describe_tiles(geometry)}")
+
+
+def _leave_removed(writer: BankWriter, chosen: list[_Given], listener: Listener) -> list[_Given]:
+    """The sections that were never taken out of the bank; a consent that was withdrawn stays so."""
+    removed = [g.section.name for g in chosen if g.section.name in writer.manifest.get("removed", [])]
+    if removed:
+        listener.warn(f"{', '.join(removed)} was taken out of the bank (generag bank remove) and stays out of it")
+    return [g for g in chosen if g.section.name not in removed]
 
 
 def _settle_patients(

@@ -202,10 +202,17 @@ def section_key(section: Section, asked: Sequence[Any]) -> str:
     """Digest of everything that a section's store depends on: the content of its files, how they are read, `asked`."""
     digests = [digest_file(f) for f in section.reader.files()]
     # It may hold the pixel size, and patches say which spots have a tile.
-    digests += [content_digest([path]) for path in (section.slide, section.patches) if path is not None]
-    how = {k: v for k, v in vars(section.reader).items() if isinstance(v, str | int | float | None)}
+    digests += [_digest_image(path) for path in (section.slide, section.patches) if path is not None]
+    how = {k: v for k, v in vars(section.reader).items() if isinstance(v, str | int | float | tuple | None)}
     stated = (section.mpp_given, section.spot_pitch_um, section.pixel_size_candidates, section.metadata)
     return fingerprint(digests, type(section.reader).__name__, how, stated, list(asked))
+
+
+def _digest_image(path: Path) -> str:
+    if not path.is_dir():
+        return content_digest([path])
+    with open_slide(path) as slide:
+        return slide.digest()
 
 
 @contextlib.contextmanager

@@ -209,6 +209,8 @@ def find_halves(out: Path) -> list[str]:
                     assert archive.testzip() is None
                 if path.parent == out:
                     read_embeddings(path)
+            elif path.name == "genes.json":
+                json.loads(path.read_text())
             else:
                 wrong.append(f"{path}: nobody knows this file")
         except Exception as error:  # whatever it is: the file is not what its name says

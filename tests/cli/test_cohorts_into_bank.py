@@ -212,3 +212,21 @@ def test_the_published_crop_is_recorded_and_followed(generag, cohort, slide, tmp
     generag("build-bank", cohort, *USUAL, *options, "--crop", "fov", "-q").expect_refusal(
         1, "--crop stem, fov was asked"
     )
+
+
+@pytest.mark.parametrize("panel", ["stem", "generag", "hest-bench"])
+def test_published_panels_choose_anchors_from_the_banks_sections(generag, cohort, panel, tmp_path):
+    options = ("--patients", "prefix", "--exclude", "P3_1", "--panel", panel, *USUAL, "--bank", tmp_path / "b")
+    done = generag("build-bank", cohort, *options)
+    assert done.code == 0, done.err
+    version = Bank.open(tmp_path / "b", "stain").version
+    assert version["panel"] == panel
+    assert 0 < len(version["anchors"]) <= 60
+
+
+def test_a_list_of_genes_that_cannot_be_read_does_not_stop_the_others(generag, hest_copy, tmp_path):
+    (hest_copy / "st" / "P1_1.h5ad").write_bytes(b"no HDF5")
+    options = (*USUAL, "-q", "--patients", "prefix", "--bank", tmp_path / "b")
+    done = generag("build-bank", hest_copy, *options, "--skip-bad")
+    assert done.code == 3
+    assert Bank.open(tmp_path / "b", "stain").section_of[[0, -1]].tolist() == ["P2_1", "P3_1"]

@@ -112,3 +112,13 @@ def test_a_table_keeps_how_bins_are_pooled(generag, hd, tmp_path):
     options = ("--patients", "each", *USUAL, "--anchors", "2", "--bank", tmp_path / "b")
     assert generag("build-bank", hd, *options).code == 0
     assert Bank.open(tmp_path / "b", "stain").geometry["spot_um"] == 64
+
+
+def test_the_panel_of_a_task_is_taken_from_the_task(generag, tmp_path):
+    task, bank = write_task(tmp_path / "TASK"), tmp_path / "b"
+    options = (*USUAL, "--fov-um", 150, "--panel", "hest-bench", "--bank", bank)
+    done = generag("build-bank", task, *options)
+    assert done.code == 0, done.err
+    listed = json.loads((task / "var_50genes.json").read_text())["genes"]
+    assert Bank.open(bank, "stain").anchors.tolist() == listed
+    assert "test slides too" in done.err

@@ -192,8 +192,8 @@ def test_metadata_that_lead_nowhere_are_refused(tmp_path, pixels, change):
 
 def test_the_digest_is_of_the_pixels_and_not_of_how_they_are_aligned(tmp_path, pixels):
     digests = []
-    for i, (pixels, scale) in enumerate([(pixels, 1.0), (pixels, 2.0), (pixels[::-1], 1.0)]):
-        with open_slide(write_ngff(tmp_path / str(i), pixels, scale=(scale, scale))) as slide:
+    for i, (drawn, scale) in enumerate([(pixels, 1.0), (pixels, 2.0), (pixels[::-1], 1.0)]):
+        with open_slide(write_ngff(tmp_path / str(i), drawn, scale=(scale, scale))) as slide:
             digests.append(slide.digest())
     assert digests[0] == digests[1] != digests[2]
 

@@ -1,5 +1,6 @@
 """Banks: what is written comes back, lazily, and what is broken says so."""
 
+import itertools
 import json
 
 import anndata
@@ -9,7 +10,7 @@ import scipy.sparse as sp
 import zarr
 
 from genrag_cli.errors import BankError
-from genrag_cli.pipeline.anchors import summarise
+from genrag_cli.pipeline.anchors import SCALES, STATISTICS, summarise
 from genrag_cli.stores import layout
 from genrag_cli.stores.bank import Bank, SectionReader, read_manifest, verify_bank
 from genrag_cli.stores.bank_writer import BankWriter
@@ -96,8 +97,8 @@ def test_stores_hold_what_the_layout_says(folder):
     ):
         with zarr.storage.ZipStore(folder / file, mode="r") as store:
             group = zarr.open_group(store, mode="r")
-            for element in elements:
-                item = group[element.path.format(backbone="stain")]
+            for element, scale, statistic in itertools.product(elements, SCALES, STATISTICS):
+                item = group[element.path.format(backbone="stain", scale=scale.name, statistic=statistic)]
                 shape = tuple(item.attrs["shape"]) if element.kind == "csr" else item.shape
                 assert shape == tuple(sizes[axis] for axis in element.shape), element
                 assert element.kind == "csr" or item.dtype.kind in element.kind, element
