@@ -9,7 +9,7 @@ counts.
 | section | its name; the counts' own otherwise |
 | format | layout of the counts, a name that `--format` takes |
 | counts | the file or folder that holds the counts |
-| positions | table of spot positions, of legacy ST tables |
+| positions | table of spot positions (legacy ST), alignment of the H&E image (Xenium) |
 | slide, patches | image, or HEST-style tiles cut around the spots |
 | patient, species, technology | as they are; empty is unknown |
 | mpp | um per level-0 px of the slide |
@@ -31,6 +31,7 @@ from typing import Any
 from genrag_cli.cohorts.base import Cohort, Reading, Section
 from genrag_cli.cohorts.formats import describe_counts, known_formats
 from genrag_cli.cohorts.legacy_st import LegacyTables
+from genrag_cli.cohorts.xenium import XeniumCells, align
 from genrag_cli.errors import CohortError, nearest
 
 NAME = "cohort.csv"
@@ -87,12 +88,11 @@ def write_manifest(path: Path, cohort: Cohort, formats: dict[str, str]) -> str:
     table.writeheader()
     for section in (*cohort.sections, *cohort.without_slide):
         given = [reasons[section.name]] if section.name in reasons else []
-        positions = section.reader.positions if isinstance(section.reader, LegacyTables) else None
         table.writerow({
             "section": section.name,
             "format": formats.get(section.name, ""),
             "counts": _relative(section.counts, path.parent),
-            "positions": _relative(positions, path.parent),
+            "positions": _relative(_positions(section), path.parent),
             "slide": _relative(section.slide, path.parent),
             "patches": _relative(section.patches, path.parent),
             "patient": section.patient or "",
@@ -151,10 +151,7 @@ def _describe(folder: Path, row: dict[str, str], reading: Reading) -> Section:
     if found is None:
         raise CohortError(f"counts {paths['counts']} are of no known layout" + (f" ({layout})" if layout else ""))
     known, section = found
-    if "positions" in paths:
-        if not isinstance(section.reader, LegacyTables):
-            raise CohortError(f"positions are for legacy ST tables; counts {paths['counts']} are {known}")
-        section = dataclasses.replace(section, reader=LegacyTables(paths["counts"], paths["positions"]))
+    section = _place(section, known, paths)
     stated: dict[str, Any] = {key: row[key] for key in ("patient", "species", "technology") if row.get(key)}
     if "species" in stated:
         stated["species"] = stated["species"].lower()
@@ -162,6 +159,31 @@ def _describe(folder: Path, row: dict[str, str], reading: Reading) -> Section:
     more = {k: v for k, v in row.items() if k not in COLUMNS and v}
     name = row.get("section") or section.name
     return dataclasses.replace(section, name=name, metadata={**section.metadata, **more}, **stated)
+
+
+def _place(section: Section, known: str, paths: dict[str, Path]) -> Section:
+    """The section with its spots where the row says that they are."""
+    positions, slide = paths.get("positions"), paths.get("slide")
+    if isinstance(section.reader, XeniumCells):
+        if positions is not None:
+            return align(section, positions)
+        if slide is not None and (section.slide is None or slide.resolve() != section.slide.resolve()):
+            raise CohortError(
+                f"slide {slide} of a Xenium run has no alignment; name its *imagealignment*.csv in column positions"
+            )
+    elif positions is not None:
+        if not isinstance(section.reader, LegacyTables):
+            raise CohortError(f"positions are for legacy ST tables and Xenium; counts {paths['counts']} are {known}")
+        return dataclasses.replace(section, reader=LegacyTables(paths["counts"], positions))
+    return section
+
+
+def _positions(section: Section) -> Path | None:
+    """What stands in column positions."""
+    reader = section.reader
+    if isinstance(reader, XeniumCells):
+        return reader.alignment
+    return reader.positions if isinstance(reader, LegacyTables) else None
 
 
 def _parse(column: str, text: str) -> float:

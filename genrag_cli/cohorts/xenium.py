@@ -8,6 +8,7 @@ take the inverse way. Turns and mirror images are allowed and change no distance
 without such a file is not usable. The module looks at no pixels, and patients are nowhere stated.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -40,6 +41,7 @@ _UNSTATED = ("", "n/a", "na", "unknown")
 _WORDS = re.compile(r"[^a-z0-9&]+")
 _HE_WORDS = {"he", "h&e", "hne", "hande"}
 _ENDING = re.compile(r"(\.ome)?\.[^.]+$", re.IGNORECASE)
+_UNPLACED = "positions are px of the morphology image"
 _ALIGNMENTS = re.compile(r"alignment|matrix\.csv$")
 
 
@@ -193,19 +195,14 @@ def _describe(folder: Path, reading: Reading, counts: Path | None = None) -> tup
     mpp = None
     if slide is not None and alignment is not None:
         try:
-            pixel_size = _read_pixel_size(experiment) if experiment else None
-            scale = affine.length_scale(read_alignment(alignment))
-            if pixel_size is None:
-                raise CohortError(f"no {_EXPERIMENT} in {folder}, which says the pixel size that {alignment} counts in")
-            mpp = pixel_size * scale
+            mpp = _aligned_mpp(folder, experiment, alignment)
         except CohortError as error:
             lacking = f"H&E image {slide.name} cannot be placed: {error.message}"
     if lacking:
         slide = alignment = None
     species, notes = _read_species(facts, folder / _PANEL)
     if slide is None:
-        # A manifest may name one; then its px must be those that the positions count in.
-        notes.append(f"positions are px of the morphology image: {lacking}")
+        notes.append(f"{_UNPLACED}: {lacking}")
     spot_um = reading.spot_um or SPOT_UM
     section = Section(
         name=_name(folder),
@@ -222,6 +219,32 @@ def _describe(folder: Path, reading: Reading, counts: Path | None = None) -> tup
         notes=tuple(notes),
     )
     return section, lacking
+
+
+def align(section: Section, alignment: Path) -> Section:
+    """The same section with its cells placed by another alignment file, for a slide that a manifest names.
+
+    Raises:
+        CohortError: for a file that is no alignment, or a run that does not say its pixel size.
+    """
+    reader = section.reader
+    assert isinstance(reader, XeniumCells)
+    mpp = _aligned_mpp(reader.matrix.parent, reader.experiment, alignment)
+    return dataclasses.replace(
+        section,
+        reader=dataclasses.replace(reader, alignment=alignment),
+        pixel_size_candidates=(("xenium alignment", mpp),),
+        notes=tuple(note for note in section.notes if not note.startswith(_UNPLACED)),
+    )
+
+
+def _aligned_mpp(folder: Path, experiment: Path | None, alignment: Path) -> float:
+    """um per px of the slide that an alignment is for."""
+    scale = affine.length_scale(read_alignment(alignment))
+    pixel_size = _read_pixel_size(experiment) if experiment else None
+    if pixel_size is None:
+        raise CohortError(f"no {_EXPERIMENT} in {folder}, which says the pixel size that {alignment} counts in")
+    return pixel_size * scale
 
 
 def _find_he(folder: Path) -> tuple[Path | None, Path | None, str]:

@@ -42,6 +42,8 @@ class GeneRules:
         return read_aliases(self.aliases) if self.aliases else {}
 
 
+POOLED = ("xenium", "visium-hd")
+"""Technologies whose spots are squares that were laid over something smaller."""
 AS_NAMED = GeneRules()
 
 
@@ -191,6 +193,10 @@ def settle_pixel_size(
     """
     candidates = [*image.pixel_size_candidates(), *section.pixel_size_candidates]
     pitch = section.spot_pitch_um / pitch_px if section.spot_pitch_um and pitch_px else None
+    if section.technology in POOLED and pitch is not None:
+        # These spots were laid out in um by a pixel size, so they tell which one was used then and no more.
+        candidates = [*section.pixel_size_candidates, *image.pixel_size_candidates(), ("pooled spots", pitch)]
+        pitch = None
     given = section.mpp_given if rules.mpp is None else rules.mpp
     try:
         return resolve_pixel_size(candidates, given=given, pitch=pitch, strict=rules.strict)

@@ -127,7 +127,7 @@ def test_positions_are_refused_beside_counts_that_have_their_own(write_hest, tmp
     write_hest(tmp_path)
     (tmp_path / "p.tsv").touch()
     table = write_table(tmp_path / "t.csv", "st/T1.h5ad,p.tsv", header="counts,positions")
-    with pytest.raises(CohortError, match="positions are for legacy ST tables"):
+    with pytest.raises(CohortError, match="positions are for legacy ST tables and Xenium"):
         open_cohort(table)
 
 

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrag_cli.cohorts import open_cohort
 from genrag_cli.cohorts.base import Reading
 from genrag_cli.cohorts.formats import choose_format
+from genrag_cli.cohorts.manifest import write_manifest
 from genrag_cli.cohorts.xenium import looks_like, read_alignment, read_cohort, read_one
 from genrag_cli.errors import CohortError
 from genrag_cli.testing.section_contract import SectionContract
@@ -264,3 +266,32 @@ def test_the_layout_is_told_from_others(tmp_path):
     assert choose_format(tmp_path, None)[0] == "xenium"
     (tmp_path / "empty").mkdir()
     assert not looks_like(tmp_path / "empty")
+
+
+def write_table(folder, *rows):
+    (folder / "t.csv").write_text("\n".join(["counts,slide,positions", *rows]) + "\n")
+    return folder / "t.csv"
+
+
+def test_a_table_that_names_a_slide_must_name_its_alignment(tmp_path):
+    write_xenium(tmp_path / "run", image=False, alignment=None)
+    (tmp_path / "he.tif").touch()
+    with pytest.raises(CohortError, match="no alignment; name its"):
+        open_cohort(write_table(tmp_path, "run/cell_feature_matrix.h5,he.tif,"))
+    (tmp_path / "a.csv").write_text("\n".join(",".join(map(repr, row)) for row in MIRROR) + "\n")
+    section = open_cohort(write_table(tmp_path, "run/cell_feature_matrix.h5,he.tif,a.csv")).sections[0]
+    assert section.pixel_size_candidates == (("xenium alignment", pytest.approx(0.2125 * 1.29)),)
+    write_xenium(tmp_path / "whole", prefix="S", alignment=MIRROR)
+    whole = read_cohort(tmp_path / "whole", Reading()).sections[0]
+    np.testing.assert_allclose(section.load().centres, whole.load().centres)
+    assert not any("morphology image" in note for note in section.notes)
+
+
+def test_a_table_written_from_a_run_reads_back_as_the_run(tmp_path):
+    write_xenium(tmp_path)
+    cohort = read_cohort(tmp_path, Reading(spot_um=50.0))
+    table = tmp_path / "t.csv"
+    table.write_text(write_manifest(table, cohort, {cohort.sections[0].name: "xenium"}))
+    back = open_cohort(table).sections[0]
+    assert back.slide == cohort.sections[0].slide
+    np.testing.assert_array_equal(back.load().centres, cohort.sections[0].load().centres)

@@ -68,6 +68,20 @@ def assert_same(one, other):
 
 
 @pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """`built(names)`: folder of a bank of these sections with a version. Not to be changed: copy it."""
+    folder, done = tmp_path_factory.mktemp("built"), set()
+
+    def build(names):
+        if names not in done:
+            versions(make(folder / names, names))
+            done.add(names)
+        return folder / names
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def made_up():
     """What this module has to offer."""
     return SimpleNamespace(**globals())

@@ -6,15 +6,17 @@ from scipy import sparse
 
 from genrag_cli.cohorts import Measured, Section
 from genrag_cli.cohorts.h5ad import CountsFile
-from genrag_cli.errors import CohortError, GeneragError, UsageError
+from genrag_cli.errors import CohortError, GeneragError, SlideError, UsageError
 from genrag_cli.pipeline.sections import (
     GeneRules,
+    PixelRules,
     keep_imaged,
     load_section,
     name_like,
     naming,
     open_image,
     section_key,
+    settle_pixel_size,
     take_spots,
     tidy_measured,
 )
@@ -113,3 +115,24 @@ def test_a_real_section_is_tidy_already(shared_data):
     plain, tidied = section.load(), load_section(section, GeneRules())
     assert tidied.genes.tolist() == plain.genes.tolist()
     assert (tidied.counts != plain.counts).nnz == 0
+
+
+class Image:
+    path = "slide.tif"
+
+    def pixel_size_candidates(self):
+        return [("vendor", 0.25)]
+
+
+@pytest.mark.parametrize(("technology", "mpp", "source"), [("visium", 0.7, "spot pitch"), ("xenium", 0.21, "metadata")])
+def test_the_pitch_decides_for_arrays_and_not_for_squares_laid_over_cells(technology, mpp, source):
+    section = Section(
+        "S", None, None, None, None, technology, spot_pitch_um=100.0, pixel_size_candidates=(("metadata", 0.21),)
+    )
+    size, _ = settle_pixel_size(section, Image(), 100 / 0.7, PixelRules())
+    assert (size.mpp, size.source) == (pytest.approx(mpp), source)
+    assert len(size.others) == 2
+    with pytest.raises(SlideError, match="differ by more than 5 %"):
+        settle_pixel_size(section, Image(), 100 / 0.7, PixelRules(strict=True))
+    given, _ = settle_pixel_size(section, Image(), 100 / 0.7, PixelRules(mpp=0.5))
+    assert given.source == "--mpp or manifest"
