@@ -27,11 +27,11 @@ from genrag_cli.pipeline.geometry import describe_tiles, expect_geometry, find_g
 from genrag_cli.pipeline.new_bank import as_names, expect_species, freeze_genes, match_section
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.pipeline.sections import (
+    SectionIdentity,
     keep_imaged,
     load_section,
     open_image,
     read_genes,
-    section_key,
     settle_pixel_size,
     tell,
 )
@@ -234,12 +234,16 @@ def _add_section(
     section, manifest = given.section, writer.manifest
     aliases = sorted(options.genes.table.items())
     asked = (genes_key, options.pixels, aliases)
-    key = section_key(section, asked)
+    identity = SectionIdentity.of(section, asked)
     entry = writer.section(section.name)
+    key = entry["key"] if entry and identity.matches(entry) else identity.key(section)
+    made_of = {"key": key, "how": identity.how, "files": identity.files}
     if entry and entry["key"] == key:
         if entry["patient"] != section.patient:
             listener.say(f"{label}: patient {entry['patient'] or 'unknown'} is now {section.patient}")
-            writer.update_section(section.name, patient=section.patient)
+        now = {**made_of, "patient": section.patient}
+        if any(entry.get(k) != v for k, v in now.items()):
+            writer.update_section(section.name, **now)
         listener.say(f"{label}: already in the bank")
         return
     if entry and entry["source"] != given.source:
@@ -270,7 +274,7 @@ def _add_section(
         measured=known,
         statistics=summarise(counts, measured.total_counts, known),
         entry={
-            "key": key,
+            **made_of,
             "source": given.source,
             "patient": section.patient,
             "technology": section.technology,

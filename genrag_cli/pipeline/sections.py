@@ -204,14 +204,46 @@ def settle_pixel_size(
         raise name_source(error, image.path) from error
 
 
-def section_key(section: Section, asked: Sequence[Any]) -> str:
-    """Digest of everything that a section's store depends on: the content of its files, how they are read, `asked`."""
-    digests = [digest_file(f) for f in section.reader.files()]
-    # It may hold the pixel size, and patches say which spots have a tile.
-    digests += [_digest_image(path) for path in (section.slide, section.patches) if path is not None]
-    how = {k: v for k, v in vars(section.reader).items() if isinstance(v, str | int | float | tuple | None)}
-    stated = (section.mpp_given, section.spot_pitch_um, section.pixel_size_candidates, section.metadata)
-    return fingerprint(digests, type(section.reader).__name__, how, stated, list(asked))
+@dataclass(frozen=True)
+class SectionIdentity:
+    """What a section's store depends on, cheap to compare as long as no file is touched."""
+
+    how: str
+    """Digest of how its files are read and of what was asked."""
+    files: dict[str, list[int]]
+    """Size and time of change (ns) of every file that is read; nothing for slides that are folders."""
+
+    @staticmethod
+    def of(section: Section, asked: Sequence[Any]) -> "SectionIdentity":
+        """Looks at the files' directory entries only."""
+        reader = section.reader
+        how = {k: v for k, v in vars(reader).items() if isinstance(v, str | int | float | tuple | None)}
+        stated = (section.mpp_given, section.spot_pitch_um, section.pixel_size_candidates, section.metadata)
+        files = {}
+        for path in _inputs(section):
+            try:
+                found = path.stat()
+            except OSError as error:
+                raise CohortError(f"section {section.name}: {path} cannot be read ({error.strerror})") from error
+            files[str(path)] = [found.st_size, found.st_mtime_ns]
+        return SectionIdentity(fingerprint(type(reader).__name__, how, stated, list(asked)), files)
+
+    def matches(self, entry: dict[str, Any]) -> bool:
+        """Whether a bank's entry was made of these very files, untouched since, in this way."""
+        whole = all(not Path(path).is_dir() for path in self.files)
+        return whole and entry.get("how") == self.how and entry.get("files") == self.files
+
+    def key(self, section: Section) -> str:
+        """Digest of everything that the store depends on, by the content of the files; reads them."""
+        images = [path for path in (section.slide, section.patches) if path is not None]
+        digests = [digest_file(f) for f in section.reader.files()] + [_digest_image(path) for path in images]
+        return fingerprint(digests, self.how)
+
+
+def _inputs(section: Section) -> list[Path]:
+    # An image may hold the pixel size, and patches say which spots have a tile.
+    images = [path for path in (section.slide, section.patches) if path is not None]
+    return list(dict.fromkeys([*section.reader.files(), *images]))
 
 
 def _digest_image(path: Path) -> str:

@@ -232,7 +232,10 @@ def read_content(out: Path) -> dict[str, str]:
                 parts |= {frame: list(table.index), **{f"{frame}/{c}": table[c].to_numpy() for c in table}}
             content |= {f"{name}/{key}": fingerprint(_plain(value)) for key, value in parts.items()}
         elif path.name == "manifest.json":
-            content |= {f"{name}/{key}": json.dumps(value) for key, value in read_manifest(path.parent).items()}
+            manifest = read_manifest(path.parent)
+            for section in manifest["sections"]:
+                section.pop("files")  # when the trial's own copy of the cohort was written
+            content |= {f"{name}/{key}": json.dumps(value) for key, value in manifest.items()}
         else:
             content[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return content

@@ -1,5 +1,7 @@
 """Versions of a bank: made from sections one at a time, the same whatever way the sections came."""
 
+import shutil
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -13,6 +15,7 @@ from genrag_cli.pipeline import anchors, derive
 from genrag_cli.pipeline.anchors import AnchorOptions, StoredStatistics, choose_anchors
 from genrag_cli.pipeline.derive import add_version, sample_rows, standardise_sections
 from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import COUNTS, LOG1P_CP10K, Listener
 
 HALF = np.arange(60) % 2 == 0
@@ -36,11 +39,12 @@ def test_a_version_holds_what_all_spots_together_give(made_up, tmp_path):
         np.testing.assert_array_equal(bank.derived[f"heads/{scale.name}/coef"], head.coef)
 
 
-def test_appending_a_section_is_building_with_it(made_up, tmp_path):
-    writer = made_up.make(tmp_path / "grown", "ABC")
-    made_up.versions(writer)
-    made_up.add(writer, "D")
-    made_up.assert_same(made_up.versions(writer), made_up.versions(made_up.make(tmp_path / "whole", "ABCD")))
+def test_appending_a_section_is_building_with_it(made_up, built, tmp_path):
+    writer = BankWriter(shutil.copytree(built("AB"), tmp_path / "grown"))
+    for name in "CD":
+        made_up.add(writer, name)
+        bank = made_up.versions(writer)
+    made_up.assert_same(bank, Bank.open(built("ABCD"), "made-up"))
 
 
 def test_an_equal_version_is_not_made_twice(made_up, tmp_path):

@@ -10,12 +10,12 @@ from genrag_cli.errors import CohortError, GeneragError, SlideError, UsageError
 from genrag_cli.pipeline.sections import (
     GeneRules,
     PixelRules,
+    SectionIdentity,
     keep_imaged,
     load_section,
     name_like,
     naming,
     open_image,
-    section_key,
     settle_pixel_size,
     take_spots,
     tidy_measured,
@@ -83,18 +83,43 @@ def test_errors_name_the_section():
         raise GeneragError("S is odd")
 
 
-def test_a_section_changes_with_its_files_and_how_they_are_read(tmp_path):
+@pytest.fixture
+def counted(tmp_path):
     (tmp_path / "c").write_bytes(b"1")
-    section = Section("S", None, None, tmp_path / "c", CountsFile(tmp_path / "c"))
-    key = section_key(section, ["g"])
-    assert section_key(dataclasses.replace(section, patient="P"), ["g"]) == key
-    assert section_key(dataclasses.replace(section, mpp_given=0.5), ["g"]) != key
-    assert section_key(dataclasses.replace(section, metadata={"organ": "skin"}), ["g"]) != key
-    assert section_key(section, ["h"]) != key
-    other = dataclasses.replace(section, reader=CountsFile(tmp_path / "c", trusts_indices=False))
-    assert section_key(other, ["g"]) != key
-    (tmp_path / "c").write_bytes(b"2")
-    assert section_key(section, ["g"]) != key
+    return Section("S", None, None, tmp_path / "c", CountsFile(tmp_path / "c"))
+
+
+def identify(section, *asked):
+    identity = SectionIdentity.of(section, asked)
+    return identity.key(section), identity
+
+
+def test_a_section_changes_with_its_files_and_how_they_are_read(counted):
+    key, _ = identify(counted, "g")
+    assert identify(dataclasses.replace(counted, patient="P"), "g")[0] == key
+    others = [
+        {"mpp_given": 0.5}, {"metadata": {"organ": "skin"}},
+        {"reader": CountsFile(counted.counts, trusts_indices=False)},
+    ]  # fmt: skip
+    assert all(identify(dataclasses.replace(counted, **changed), "g")[0] != key for changed in others)
+    assert identify(counted, "h")[0] != key
+    counted.counts.write_bytes(b"2")
+    assert identify(counted, "g")[0] != key
+
+
+def test_files_that_nobody_touched_are_not_read_again(counted):
+    _, first = identify(counted, "g")
+    entry = {"how": first.how, "files": first.files}
+    assert SectionIdentity.of(counted, ["g"]).matches(entry)
+    assert not SectionIdentity.of(counted, ["h"]).matches(entry)
+    counted.counts.write_bytes(b"12")
+    assert not SectionIdentity.of(counted, ["g"]).matches(entry)
+
+
+def test_a_copy_of_the_files_is_the_same_section(counted, tmp_path):
+    (tmp_path / "d").write_bytes(b"1")
+    copy = dataclasses.replace(counted, counts=tmp_path / "d", reader=CountsFile(tmp_path / "d"))
+    assert identify(copy, "g")[0] == identify(counted, "g")[0]
 
 
 def test_slides_keep_every_spot():
