@@ -75,7 +75,7 @@ def expect_geometry(folder: object, geometry: Geometry, *, crop: str | None, **l
     there = geometry.get("crop", "fov")
     if crop is not None and crop != there:
         raise BankError(
-            f"the bank {folder} was built with --crop {there}, {crop} was asked", "Build another bank (--bank)."
+            f"--crop {crop} asked; the bank {folder} was built with --crop {there}", "Build another bank (--bank)."
         )
     for name, asked in lengths.items():
         if asked is None:
@@ -84,7 +84,7 @@ def expect_geometry(folder: object, geometry: Geometry, *, crop: str | None, **l
         if have is None or abs(asked - have) > 0.01 * have:
             found = describe_tiles(geometry) if have is None else f"{name} {have:g}"
             raise BankError(
-                f"the bank {folder} was built with {found}, {name} {asked:g} was asked",
+                f"--{name.replace('_', '-')} {asked:g} asked; the bank {folder} was built with {found}",
                 "Leave the option out, or build another bank (--bank).",
             )
 

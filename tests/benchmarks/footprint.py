@@ -153,7 +153,8 @@ def enlarge(base: Any, folder: Path, n_spots: int) -> None:
     import scipy.sparse as sp
     from scipy.spatial import cKDTree
 
-    from genrag_cli.pipeline.derive import AnchorOptions, derive
+    from genrag_cli.pipeline.anchors import AnchorOptions, summarise
+    from genrag_cli.pipeline.derive import add_version
     from genrag_cli.stores.bank import SectionReader
     from genrag_cli.stores.bank_writer import BankWriter
     from genrag_cli.types import Listener
@@ -162,9 +163,9 @@ def enlarge(base: Any, folder: Path, n_spots: int) -> None:
     making = folder.with_name(f"making-{folder.name}")
     writer = BankWriter(making)
     if writer.is_new:
-        writer.create(genes=base.genes, gene_ids=None, geometry=base.geometry, train="resampled")
+        writer.create(genes=base.genes, gene_ids=None, geometry=base.geometry, train=["resampled"])
     known = list(base.embeddings)
-    embeddings, names, left = [], [], n_spots
+    names, left = [], n_spots
     while left:
         entry, values = base.sections[len(names) % len(base.sections)], known[len(names) % len(base.sections)]
         source = SectionReader.open(base.folder, entry)
@@ -177,19 +178,16 @@ def enlarge(base: Any, folder: Path, n_spots: int) -> None:
         mixed.eliminate_zeros()
         features = SHARES[0] * values[one] + SHARES[1] * values[two]
         features += 0.1 * values.std(0) * random.standard_normal(features.shape)
-        spots = np.array([f"spot{i}" for i in range(n)])
+        spots, totals = np.array([f"spot{i}" for i in range(n)]), np.asarray(mixed.sum(axis=1), float).ravel()
         writer.add_section(
-            name, names=spots, counts=mixed.astype(np.int32), totals=np.asarray(mixed.sum(axis=1), float).ravel(),
+            name, names=spots, counts=mixed.astype(np.int32), totals=totals, statistics=summarise(mixed, totals, None),
             centres=source.centres[one], array_rc=source.array_rc[one],
             entry={k: entry[k] for k in ("patient", "technology", "slide", "pixel_size")} | {"key": "resampled"},
         )  # fmt: skip
         writer.add_embeddings(base.card, name, spots, iter([features.astype(np.float32)]), "resampled")
-        embeddings.append(features.astype(np.float32))
         names.append(name)
         left -= n
-    sections = [SectionReader.open(making, e) for e in writer.manifest["sections"]]
-    arrays, facts = derive(sections, embeddings, base.genes, AnchorOptions(), Listener())
-    writer.add_version(BACKBONE, arrays, {"key": "resampled", "sections": names, **facts})
+    add_version(writer, BACKBONE, names, AnchorOptions(), Listener())
     making.rename(folder)
 
 

@@ -210,7 +210,7 @@ def test_the_published_crop_is_recorded_and_followed(generag, cohort, slide, tmp
     refused = generag("retrieve", slide, *USUAL, "--bank", bank, "--fov-um", "150", "-q", "--out", tmp_path / "q.h5ad")
     refused.expect_refusal(1, "crop stem", "150")
     generag("build-bank", cohort, *USUAL, *options, "--crop", "fov", "-q").expect_refusal(
-        1, "--crop stem, fov was asked"
+        1, "--crop fov asked", "built with --crop stem"
     )
 
 

@@ -45,9 +45,9 @@ def test_sections_that_differ_need_a_person():
 def test_a_bank_keeps_its_geometry():
     there = {"crop": "fov", "fov_um": 112.0, "spot_um": 55.0, "pitch_um": 100.0}
     expect_geometry("B", there, crop="fov", fov_um=112.5, pitch_um=None)
-    with pytest.raises(BankError, match="fov_um 112, fov_um 150 was asked"):
+    with pytest.raises(BankError, match="--fov-um 150 asked; the bank B was built with fov_um 112"):
         expect_geometry("B", there, crop=None, fov_um=150.0)
-    with pytest.raises(BankError, match="--crop stem, fov was asked"):
+    with pytest.raises(BankError, match="--crop fov asked; the bank B was built with --crop stem"):
         expect_geometry("B", STEM, crop="fov")
     with pytest.raises(BankError, match="native resolution"):
         expect_geometry("B", STEM, crop=None, fov_um=112.0)
