@@ -19,6 +19,7 @@ and everything that a fold needs is in sums over its spots.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,7 +222,8 @@ def cut_folds(
     ends = np.cumsum(sizes)
     cuts = [slice(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
     squares = scores.T @ scores
-    folds = tuple(_cut_fold(scores, rows, squares, max_components) for rows in cuts)
+    with _one_thread():
+        folds = tuple(_cut_fold(scores, rows, squares, max_components) for rows in cuts)
     return Folds(order, centre, span, values, scores, folds, max_components, rule)
 
 
@@ -246,8 +248,9 @@ def fit_folds(folds: Folds, targets: Any, strengths: Sequence[float] = STRENGTHS
         intercept[columns] = y.mean(axis=0)
         y -= intercept[columns]
         products[:, columns] = folds.scores.T @ y
-        for fold in folds.folds:
-            loss += _draw_curve(folds.scores, y, products[:, columns], fold, weights[columns], grid)
+        with _one_thread():
+            for fold in folds.folds:
+                loss += _draw_curve(folds.scores, y, products[:, columns], fold, weights[columns], grid)
     errors = loss / (n * np.count_nonzero(weights))
     best = float(grid[np.argmin(errors)])
     p = min(folds.max_components, q)
@@ -319,6 +322,18 @@ def _find_components(covariance: Doubles, most: int) -> tuple[Doubles, Doubles]:
     values, vectors = values[real], vectors[:, real]
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
     return values, vectors * signs
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Linear algebra on one thread meanwhile.
+
+    A fold's problems are small, and threads that wait for each other in each of them stretch ten milliseconds to
+    hundreds where anybody else uses the machine.
+    """
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _chunk_rows(x: NDArray[Any], order: Ints | None = None) -> Iterator[tuple[slice, Doubles]]:

@@ -267,6 +267,9 @@ def assemble_measured(
     whole = bool(np.all(data == np.round(data))) and (not len(data) or data.max() < 2**31)
     if not whole:
         said.append(f"{source.name}: not all counts are whole numbers; they are used as they are")
+    totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+    if n_empty := int((totals == 0).sum()):
+        said.append(f"{n_empty} of {len(totals)} spots of {source.name} hold no counts")
     return Measured(
         names=np.asarray(names, dtype=np.str_),
         centres=np.asarray(centres, dtype=np.float64),
@@ -274,7 +277,7 @@ def assemble_measured(
         counts=matrix.astype(np.int32 if whole else np.float32),
         genes=listed.names,
         gene_ids=listed.ids,
-        total_counts=np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel(),
+        total_counts=totals,
         notes=tuple(said),
         lattice_pitch_px=lattice_pitch_px,
         n_repeated=n_repeated,

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from genrag_cli.cohorts.base import Cohort, Reading, Section
@@ -88,7 +89,14 @@ def read_one(counts: Path, reading: Reading) -> Section | None:  # noqa: ARG001 
     if counts.suffix != ".h5ad" or counts.parent.name != "st":
         return None
     root = counts.parent.parent
-    return _read_section(root, counts, read_table([*root.glob("HEST_*.csv"), *root.glob("*/HEST_*.csv")])[0])[0]
+    tables = [*root.glob("HEST_*.csv"), *root.glob("*/HEST_*.csv")]
+    return _read_section(root, counts, _read_once(tuple((path, path.stat().st_mtime_ns) for path in tables)))[0]
+
+
+@lru_cache(maxsize=4)
+def _read_once(tables: tuple[tuple[Path, int], ...]) -> Table:
+    """The table among files of these times of change, read once for all rows of a manifest."""
+    return read_table(path for path, _ in tables)[0]
 
 
 def _read_section(root: Path, counts: Path, table: Table) -> tuple[Section, str]:

@@ -16,11 +16,13 @@ counts.
 | spot_um, pitch_um | diameter of a spot, distance of neighbouring spots |
 | note | for readers of the table; not read |
 
-Other columns are kept as facts about the section.
+Other columns are kept as facts about the section; one that is called almost like one of these is said. Letter case of
+a header does not matter, and commas, semicolons and tabs may stand between cells.
 """
 
 import csv
 import dataclasses
+import difflib
 import io
 import math
 import os
@@ -31,6 +33,7 @@ from typing import Any
 from genrag_cli.cohorts.base import Cohort, Reading, Section
 from genrag_cli.cohorts.formats import describe_counts, known_formats
 from genrag_cli.cohorts.legacy_st import LegacyTables
+from genrag_cli.cohorts.names import why_unusable
 from genrag_cli.cohorts.xenium import XeniumCells, align
 from genrag_cli.errors import CohortError, nearest
 
@@ -40,6 +43,7 @@ COLUMNS = (
     "spot_um", "pitch_um", "note",
 )  # fmt: skip
 _PATHS = ("counts", "positions", "slide", "patches")
+_SAVE = "Save it as CSV in UTF-8, every text that holds a comma, a quote or a line break within quotes."
 _LENGTHS = {"mpp": "mpp_given", "spot_um": "spot_diameter_um", "pitch_um": "spot_pitch_um"}
 
 
@@ -48,16 +52,21 @@ def read_manifest(path: Path, reading: Reading) -> Cohort:
 
     Raises:
         CohortError: naming every row that cannot be right: files that do not exist, counts of no known layout, numbers
-            that are none, two rows of one name.
+            that are none, names that no bank can keep, two rows of one name or of the same counts.
     """
     rows = _read_rows(path)
     ready, bare, skipped, wrong = [], [], [], []
+    lines: dict[Path, int] = {}
     for line, row in rows:
         try:
             section = _describe(path.parent, row, reading)
         except CohortError as error:
             wrong.append(f"line {line}: {error.message}")
             continue
+        if why := why_unusable(section.name):
+            wrong.append(f"line {line}: section {section.name[:60]!r} cannot be called so: {why}")
+        if (other := lines.setdefault(section.counts.resolve(), line)) != line:
+            wrong.append(f"line {line}: has the counts of line {other}, {section.counts}")
         if section.image is not None:
             ready.append(section)
         else:
@@ -71,7 +80,7 @@ def read_manifest(path: Path, reading: Reading) -> Cohort:
             f"{path}: {'; '.join(wrong[:10])}{more}",
             "Correct these rows or take them out. Columns: " + ", ".join(COLUMNS),
         )
-    return Cohort(path, "manifest", tuple(ready), tuple(skipped), (), tuple(bare))
+    return Cohort(path, "manifest", tuple(ready), tuple(skipped), tuple(_doubt(path, rows[0][1])), tuple(bare))
 
 
 def write_manifest(path: Path, cohort: Cohort, formats: dict[str, str]) -> str:
@@ -109,9 +118,12 @@ def write_manifest(path: Path, cohort: Cohort, formats: dict[str, str]) -> str:
 def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line number and stripped cells of every row that is not empty."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        table = csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.split("\n", 1)[0] else ",")
-        header = [name.strip() for name in table.fieldnames or []]
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+        first = text.partition("\n")[0]
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+        titles = [name.strip() for name in table.fieldnames or []]
+        header = [name.lower() if name.lower() in COLUMNS else name for name in titles]
         columns = "Columns: " + ", ".join(COLUMNS)
         if repeated := [name for name, n in Counter(header).items() if n > 1]:
             raise CohortError(f"{path}: column {repeated[0]} is there twice", columns)
@@ -125,10 +137,20 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             if any(row.values()):
                 rows.append((table.line_num, row))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"{path}: cannot be read as a table of sections ({error})") from error
+        raise CohortError(f"{path}: cannot be read as a table of sections ({error})", _SAVE) from error
     if not rows:
         raise CohortError(f"{path}: no section, the table has no row below its header", columns)
     return rows
+
+
+def _doubt(path: Path, row: dict[str, str]) -> list[str]:
+    """A line for each column that may have been meant for one that is read."""
+    near = {key: difflib.get_close_matches(key.lower(), COLUMNS, n=1, cutoff=0.75) for key in row if key not in COLUMNS}
+    return [
+        f"{path.name}: column {key!r} is only kept as a fact; was {found[0]!r} meant?"
+        for key, found in near.items()
+        if found
+    ]
 
 
 def _describe(folder: Path, row: dict[str, str], reading: Reading) -> Section:

@@ -1,5 +1,6 @@
 """From what a person typed to a cohort, a section, or the truth of an evaluation."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def read_truth(text: str | Path) -> Measured:
         return CountsFile(path, needs_centres=False).load()
     if ":" in str(text):
         return open_section(str(text)).load()
-    raise CohortError(f"truth {str(text)!r} is neither an .h5ad file nor COHORT:SECTION")
+    raise CohortError(f"truth {str(text)!r} is neither an .h5ad file nor COHORT:SECTION", "For example: data/her2st:C2")
 
 
 def _read(root: Path, patients: str | Path | None, name: str | None, reading: Reading) -> Cohort:
@@ -93,8 +94,23 @@ def _list_sections(root: Path, name: str | None, reading: Reading) -> Cohort:
     if name == MANIFEST or (name is None and table.is_file() and table.suffix.lower() in (".csv", ".tsv")):
         if not table.is_file():
             raise CohortError(f"{root} holds no {NAME}", f"Write one: generag cohort scan {root}")
-        return read_manifest(table, reading)
+        cohort = read_manifest(table, reading)
+        return _compare(cohort, root, reading) if root.is_dir() else cohort
     if not root.is_dir():
         raise CohortError(f"cohort {root}: neither a folder nor a table that ends in .csv or .tsv", remedy)
     known, layout = choose_format(root, name)
     return dataclasses.replace(layout.read_cohort(root, reading), format=known)
+
+
+def _compare(cohort: Cohort, root: Path, reading: Reading) -> Cohort:
+    """The cohort of a table in a folder, with a word about sections that the folder has and the table has not."""
+    listed = {s.counts.resolve() for s in (*cohort.sections, *cohort.without_slide)}
+    more: list[str] = []
+    with contextlib.suppress(CohortError):  # a folder of no known layout has nothing to compare
+        found = choose_format(root, None)[1].read_cohort(root, reading)
+        more = [s.name for s in (*found.sections, *found.without_slide) if s.counts.resolve() not in listed]
+    if not more:
+        return cohort
+    shown = ", ".join(more[:5]) + (", ..." if len(more) > 5 else "")
+    said = f"{cohort.root.name} has no row for {len(more)} of the sections in its folder, which are left out: {shown}"
+    return dataclasses.replace(cohort, warnings=(*cohort.warnings, said))

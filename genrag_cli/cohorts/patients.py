@@ -63,7 +63,7 @@ def _read_csv(path: Path) -> dict[str, str]:
         raise CohortError(f"{path}: cannot be read as a table of patients ({error})") from error
     if not rows or not {"section", "patient"} <= set(rows[0]):
         found = ", ".join(map(str, rows[0])) if rows else "no rows"
-        raise CohortError(f"{path}: expected columns section and patient, found {found}")
+        raise CohortError(f"{path}: expected columns section and patient, found {found}", "Separate with commas.")
     stated: dict[str, str] = {}
     for row in rows:
         section, patient = (row["section"] or "").strip(), (row["patient"] or "").strip()

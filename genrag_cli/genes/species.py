@@ -74,6 +74,12 @@ def species_of(names: GeneNames) -> Evidence:
     return _judge_symbols(listed)
 
 
+def plain_name(species: str) -> str:
+    """The common name of a species in lower case, where its Latin one is known; else what was given."""
+    given = species.strip().lower()
+    return _SYNONYMS.get(given, given)
+
+
 def settle_species(stated: str | None, evidence: Evidence) -> str | None:
     """The species of a section from its metadata and its genes.
 
@@ -92,7 +98,7 @@ def settle_species(stated: str | None, evidence: Evidence) -> str | None:
     """
     if stated is None or not stated.strip():
         return evidence.species
-    species = _SYNONYMS.get(stated.strip().lower(), stated.strip().lower())
+    species = plain_name(stated)
     found = evidence.species
     if found is None or found == species:
         return species

@@ -107,13 +107,11 @@ class StoredStatistics(Sequence[GeneStatistics]):
     Args:
         sections: of a bank.
         scale: one of `SCALES`.
-        genes: columns to keep; None: all.
     """
 
-    def __init__(self, sections: Sequence[SectionReader], scale: Scale, genes: Ints | None = None) -> None:
+    def __init__(self, sections: Sequence[SectionReader], scale: Scale) -> None:
         self._sections = sections
         self._columns = {name: statistic_column(scale.name, name) for name in STATISTICS}
-        self._genes = slice(None) if genes is None else genes
         self._held: dict[int, GeneStatistics] = {}
         self._bytes = 0
 
@@ -131,7 +129,7 @@ class StoredStatistics(Sequence[GeneStatistics]):
             return self._held[index]
         section = self._sections[index]
         found = section.gene_columns(*self._columns.values())
-        values = {name: found[column][self._genes] for name, column in self._columns.items()}
+        values = {name: found[column] for name, column in self._columns.items()}
         statistics = GeneStatistics(n_spots=len(section), **values)
         size = sum(v.nbytes for v in values.values())
         if self._bytes + size <= HELD_BYTES:
@@ -139,14 +137,40 @@ class StoredStatistics(Sequence[GeneStatistics]):
         return statistics
 
 
+class _SomeGenes(Sequence[GeneStatistics]):
+    """The same statistics of some genes only."""
+
+    def __init__(self, whole: Sequence[GeneStatistics], genes: Ints) -> None:
+        self._whole, self._genes = whole, genes
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    @overload
+    def __getitem__(self, index: int) -> GeneStatistics: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[GeneStatistics]: ...
+    def __getitem__(self, index: int | slice) -> GeneStatistics | list[GeneStatistics]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        whole = self._whole[index]
+        cut = {name: getattr(whole, name)[self._genes] for name in STATISTICS}
+        return dataclasses.replace(whole, **cut)
+
+
 def choose_anchors(
-    genes: Strings, sections: Sequence[SectionReader], options: AnchorOptions, listener: Listener
+    genes: Strings,
+    sections: Sequence[SectionReader],
+    statistics: Sequence[GeneStatistics],
+    options: AnchorOptions,
+    listener: Listener,
 ) -> tuple[Strings, str]:
     """Chooses anchor genes among those that every section measured.
 
     Args:
         genes: (G,) of the bank.
         sections: of the version.
+        statistics: of each of them, log1p of counts per 10,000.
         options: which.
         listener: told where there are fewer than usual.
 
@@ -177,7 +201,8 @@ def choose_anchors(
         raise CohortError(f"no gene was measured in all {len(sections)} sections, and anchors need such genes")
     names, panel = genes[rows], PANELS[options.panel]
     if panel.choose is None:
-        statistics = StoredStatistics(sections, LOG1P_CP10K, rows)
+        if len(rows) < len(genes):
+            statistics = _SomeGenes(statistics, rows)
         wanted = options.number or min(N_CORE, count_core(names, statistics))
         if options.number is None and wanted < N_CORE:
             listener.warn(f"{wanted} genes pass the recipe for anchors, fewer than the usual {N_CORE}; all are taken")

@@ -15,6 +15,7 @@ import numpy as np
 
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.cohorts.base import Cohort, Section
+from genrag_cli.cohorts.names import warn_of_patients
 from genrag_cli.errors import BankError, CohortError, SlideError, SomeInputsFailed, UsageError, nearest
 from genrag_cli.evaluation.splits import leave_patients_out
 from genrag_cli.genes.align import columns
@@ -24,11 +25,19 @@ from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.derive import add_version
 from genrag_cli.pipeline.embed import embed_blocks
 from genrag_cli.pipeline.geometry import describe_tiles, expect_geometry, find_geometry, tile_um
-from genrag_cli.pipeline.new_bank import as_names, expect_species, freeze_genes, match_section
+from genrag_cli.pipeline.mix_ups import digest_counts, other_size, refuse_names, refuse_twin
+from genrag_cli.pipeline.new_bank import (
+    as_names,
+    expect_species,
+    expect_stated_species,
+    freeze_genes,
+    match_section,
+)
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.pipeline.sections import (
     SectionIdentity,
     keep_imaged,
+    lattice_pitch,
     load_section,
     open_image,
     read_genes,
@@ -90,6 +99,8 @@ def build_bank(
         expect_geometry(
             folder, manifest["geometry"], crop=options.crop, fov_um=options.fov_um, pitch_um=options.pitch_um
         )
+        expect_stated_species(manifest.get("species"), options.species, folder)
+        refuse_names([g.section.name for g in chosen], [s["name"] for s in manifest["sections"]])
         if anchors.file is not None:  # before the long work, not after it
             columns(manifest["genes"], read_panel_file(anchors.file))
         chosen = _settle_patients(writer, _leave_removed(writer, chosen, listener), options, listener)
@@ -139,6 +150,7 @@ def _choose(cohorts: Sequence[Cohort], options: BankOptions, listener: Listener)
             f"section {twice[0]} is in several of the cohorts given",
             "Rename sections in a table (generag cohort scan), or --exclude some.",
         )
+    refuse_names(names, [])
     for g in chosen:
         tell(listener, g.section.name, g.section.notes)
     if not chosen:
@@ -202,6 +214,8 @@ def _settle_patients(
             f"the patient of {len(unknown)} of {len(chosen)} sections is unknown, so held-out choices go by section; "
             "name patients with --patients"
         )
+    for text in warn_of_patients([*patients.values(), *known.values()]):
+        listener.warn(text)
     kept = leave_patients_out(patients, options.leave_out_patients)
     return [
         _Given(dataclasses.replace(g.section, patient=patients[g.section.name]), g.source)
@@ -220,9 +234,8 @@ def _each(
             act(given, f"[{number}/{len(chosen)}] {given.section.name}")
         except (CohortError, SlideError) as error:
             if not options.skip_bad:
-                raise type(error)(
-                    error.message, f"{error.hint} Or go on without such sections (--skip-bad)."
-                ) from error
+                hint = f"{error.hint} Or go" if error.hint else "Go"
+                raise type(error)(error.message, f"{hint} on without such sections (--skip-bad).") from error
             failed[given.section.name] = error.message
             listener.warn(f"{given.section.name}: left out, {error.message}")
         listener.progress(Progress(stage, number, len(chosen)))
@@ -253,16 +266,21 @@ def _add_section(
             "Rename one in a table (generag cohort scan), or take the old one out (generag bank remove).",
         )
     bank_genes = as_names(manifest)
-    expect_species(manifest.get("species"), section.name, read_genes(section, options.genes))
+    genes = read_genes(section, options.genes)
+    expect_species(manifest.get("species"), section.name, genes)
     measured = load_section(section, options.genes)
     with open_image(section) as image:
         measured = keep_imaged(section, image, measured)
-        pitch_px = measured.pitch_px if section.spot_pitch_um else None
-        pixel_size, warnings = settle_pixel_size(section, image, pitch_px, options.pixels)
+        pixel_size, warnings = settle_pixel_size(section, image, lattice_pitch(section, measured), options.pixels)
+        warnings += other_size(section, image)
     for text in warnings:
         listener.warn(f"{section.name}: {text}")
     found = match_section(bank_genes, section, measured.gene_names, options.missing_genes, listener)
     tell(listener, section.name, measured.notes)
+    content = digest_counts(measured)
+    refuse_twin(section, content, manifest["sections"])
+    if genes.species and not manifest.get("species"):
+        writer.note(species=genes.species)
     counts, known = _take_columns(measured.counts, found.columns), found.columns >= 0
     writer.add_section(
         section.name,
@@ -275,6 +293,7 @@ def _add_section(
         statistics=summarise(counts, measured.total_counts, known),
         entry={
             **made_of,
+            "content": content,
             "source": given.source,
             "patient": section.patient,
             "technology": section.technology,

@@ -20,7 +20,7 @@ from genrag_cli.pipeline.anchors import SCALES, STATISTICS, AnchorOptions, Store
 from genrag_cli.retrieval.dictionary import standardise
 from genrag_cli.stores.bank import Bank, SectionReader, read_embeddings
 from genrag_cli.stores.bank_writer import BankWriter
-from genrag_cli.types import Doubles, Floats, Ints, Listener, Progress, Scale, Strings, fingerprint
+from genrag_cli.types import LOG1P_CP10K, Doubles, Floats, Ints, Listener, Progress, Scale, Strings, fingerprint
 
 HEAD_SPOTS = 100_000
 """Spots that a head is fitted on at most. On made-up sections of 250 patients, with the covariance of real embeddings,
@@ -108,10 +108,11 @@ def derive(
     entries = {s["name"]: s for s in manifest["sections"]}
     sections = [SectionReader.open(folder, entries[name]) for name in names]
     genes: Strings = np.asarray(manifest["genes"], np.str_)
-    anchors, source = choose_anchors(genes, sections, options, listener)
+    known = {scale: StoredStatistics(sections, scale) for scale in SCALES}
+    anchors, source = choose_anchors(genes, sections, known[LOG1P_CP10K], options, listener)
     arrays: dict[str, NDArray[Any]] = {}
     for scale in SCALES:
-        pooled = pool_statistics(StoredStatistics(sections, scale))
+        pooled = pool_statistics(known.pop(scale))
         arrays |= {f"genes/{scale.name}/{name}": getattr(pooled, name) for name in STATISTICS}
     problem = gather(sections, manifest["backbones"][backbone], columns(genes, anchors), listener)
     arrays |= {"features/mean": problem.mean, "features/sd": problem.sd}
@@ -149,7 +150,7 @@ def gather(
     n, mean, squares = 0, np.zeros(dim), np.zeros(dim)
     for number, (section, rows) in enumerate(zip(sections, chosen, strict=True)):
         values = read_embeddings(section.folder, embedded["sections"][section.name], name)
-        own_mean, own_sd = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
+        own_mean, own_sd = measure_spread(values)
         # Chan, Golub and LeVeque 1983, as for genes.
         together = n + len(values)
         squares += len(values) * (own_sd**2 + n / together * (own_mean - mean) ** 2)
@@ -157,13 +158,21 @@ def gather(
         n = together
         part = slice(ends[number], ends[number + 1])
         features[part] = standardise(values[rows], own_mean, own_sd)
-        counts, totals = section.counts()[:, anchors][rows], section.totals[rows]
+        counts, totals = section.counts()[rows][:, anchors], section.totals[rows]
         for scale, target in targets.items():
             target[part] = to_scale(counts, totals, scale).toarray()
         listener.progress(Progress(f"read sections for {name}", number + 1, len(sections)))
     centres = sections[0].centres[chosen[0]] if len(sections) == 1 else np.zeros((len(features), 2))
     section_of = np.repeat(np.arange(len(sections)), np.diff(ends))
     return HeadProblem(features, targets, mean, np.sqrt(squares / n), section_of, centres, n)
+
+
+def measure_spread(values: Floats) -> tuple[Doubles, Doubles]:
+    """Mean and sd (d,) of embeddings (n, d), in float64."""
+    wide = values.astype(np.float64)
+    mean = wide.mean(axis=0)
+    wide -= mean
+    return mean, np.sqrt(np.einsum("nd,nd->d", wide, wide) / len(wide))
 
 
 def sample_rows(sizes: Sequence[int], most: int) -> list[Ints]:
@@ -189,7 +198,7 @@ def cut(problem: HeadProblem, sections: Sequence[SectionReader]) -> Folds:
 
 def standardise_sections(embeddings: list[Floats]) -> list[Floats]:
     """Each section by its own mean and sd (definitions section 1, S_f)."""
-    return [standardise(e, e.mean(0, dtype=np.float64), e.std(0, dtype=np.float64)) for e in embeddings]
+    return [standardise(e, *measure_spread(e)) for e in embeddings]
 
 
 def store_head(head: Head, scale: Scale) -> dict[str, NDArray[Any]]:

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from genrag_cli.cohorts import read_truth
-from genrag_cli.errors import OutputError
+from genrag_cli.errors import CohortError, OutputError
 from genrag_cli.evaluation import evaluate
 from genrag_cli.genes.panels import N_GLOBAL
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
+from genrag_cli.pipeline.mix_ups import doubt_truth
 from genrag_cli.pipeline.sections import AS_NAMED, GeneRules, name_like, tidy_measured
 from genrag_cli.types import Expression, GeneNames, Listener, Score
 
@@ -33,7 +34,7 @@ def evaluate_prediction(
 
     Raises:
         OutputError: for a prediction without expression.
-        CohortError: for truth that cannot be read, or shares no spots.
+        CohortError: for truth that cannot be read, or shares no spots or no genes.
     """
     prediction = read_prediction(path)
     if len(prediction.expression.genes) == 0:
@@ -43,8 +44,17 @@ def evaluate_prediction(
     var, scale = prediction.var, prediction.expression.scale
     genes = prediction.expression.genes
     measured = name_like(tidy_measured(read_truth(truth), rules, truth), _called(prediction))
+    known = np.union1d(genes, prediction.y_init.genes)
+    if not np.isin(known, measured.genes).any():
+        raise CohortError(
+            f"none of the {len(known)} predicted genes, such as {known[0]}, was measured in {truth}, which has "
+            f"{len(measured.genes)}, such as {measured.genes[0]}",
+            "Are they of one species, and named by one convention? Previous names need a table (--gene-aliases).",
+        )
     for note in measured.notes:
         listener.say(f"{truth}: {note}")
+    for text in doubt_truth(truth, measured, prediction):
+        listener.warn(text)
     rank = var[keys.VAR_RANK].to_numpy(np.int64)
     in_global = np.flatnonzero((rank >= 0) & (rank < N_GLOBAL))
     mean = var[keys.VAR_MEAN].to_numpy(np.float64)[None].astype(np.float32)

@@ -14,6 +14,7 @@ from genrag_cli.errors import BankError, UsageError
 from genrag_cli.genes.align import columns
 from genrag_cli.pipeline.anchors import AnchorOptions
 from genrag_cli.pipeline.derive import add_version
+from genrag_cli.pipeline.mix_ups import refuse_names
 from genrag_cli.stores.atomic import lock_is_held, writer_lock
 from genrag_cli.stores.bank import Bank, read_manifest
 from genrag_cli.stores.bank_writer import BankWriter
@@ -119,7 +120,7 @@ def merge_banks(
 
 
 def _expect_fit(one: _Source, two: _Source) -> None:
-    """Refuses banks of different geometry or species, or with a section name in common."""
+    """Refuses banks of different geometry or species, or with a section in common, by name or by counts."""
     shapes = one.manifest["geometry"], two.manifest["geometry"]
     for name in sorted({*shapes[0], *shapes[1]}):
         a, b = (shape.get(name) for shape in shapes)
@@ -139,6 +140,15 @@ def _expect_fit(one: _Source, two: _Source) -> None:
             "Take them out of one bank (generag bank remove), or rename them in a table (generag cohort scan) and "
             "build it again.",
         )
+    refuse_names(sorted(names[1]), sorted(names[0]))
+    content = {s["content"]: s["name"] for s in one.manifest["sections"] if s.get("content")}
+    for section in two.manifest["sections"]:
+        if twin := content.get(section.get("content", "")):
+            raise BankError(
+                f"section {section['name']} of {two.folder} has the very counts of {twin} of {one.folder}: one section "
+                "under two names",
+                f"Take one of them out: generag bank remove {section['name']} --bank {two.folder}",
+            )
 
 
 def _join_genes(one: _Source, two: _Source, genes: Genes) -> GeneNames:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from genrag_cli.cohorts import Section
-from genrag_cli.errors import CohortError, UsageError
+from genrag_cli.errors import BankError, CohortError, UsageError
 from genrag_cli.genes.identity import Match, match, shared, united
+from genrag_cli.genes.species import plain_name
 from genrag_cli.pipeline.sections import GeneRules, SectionGenes, read_genes
 from genrag_cli.types import GeneNames, Listener, Progress, fingerprint
 
@@ -66,6 +67,13 @@ def freeze_genes(
     else:
         most = ", ".join(f"{name} {n}" for name, n in sorted(lost.items(), key=lambda i: -i[1])[:8])
         listener.say(f"{len(found.genes)} genes are in all {len(names)} sections; most dropped: {most}")
+        sizes = {name: len(n.names) for name, n in zip(names, named, strict=True)}
+        if 2 * len(found.genes) < max(sizes.values()):
+            few = min(sizes, key=lambda name: sizes[name])
+            listener.warn(
+                f"only {len(found.genes)} of up to {max(sizes.values())} genes are in all sections ({few} measured "
+                f"{sizes[few]}); --missing-genes mask keeps the others, --exclude leaves sections out"
+            )
     if len(found.conflicting):
         shown = ", ".join(found.conflicting[:5])
         listener.warn(
@@ -113,11 +121,24 @@ def expect_species(bank: str | None, section: str, found: SectionGenes) -> None:
         )
 
 
+def expect_stated_species(bank: str | None, stated: str | None, folder: object) -> None:
+    """Refuses a species that was stated for a bank of another one.
+
+    Raises:
+        BankError: where the two differ.
+    """
+    if bank and stated and plain_name(stated) != bank:
+        raise BankError(
+            f"--species {stated} asked; the bank {folder} is {bank}", "Keep one species to a bank: name another --bank."
+        )
+
+
 def _settle_species(names: list[str], named: list[SectionGenes], stated: str | None, listener: Listener) -> str | None:
     by_species: dict[str, list[str]] = {}
     for name, found in zip(names, named, strict=True):
         if found.species:
             by_species.setdefault(found.species, []).append(name)
+    stated = plain_name(stated) if stated else None
     if stated and (others := {k: v for k, v in by_species.items() if k != stated}):
         other, which = next(iter(others.items()))
         raise UsageError(f"--species {stated} asked; {', '.join(which[:5])} is {other}", "Exclude the other sections.")

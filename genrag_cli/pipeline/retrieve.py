@@ -17,6 +17,7 @@ from genrag_cli.outputs.prediction import Prediction, read_about, write_predicti
 from genrag_cli.pipeline.embed import describe_grid, embeddings_path, ensure_embeddings, open_with_pixel_size, plan_grid
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
 from genrag_cli.pipeline.geometry import expect_geometry, tile_um
+from genrag_cli.pipeline.mix_ups import doubt_spots
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.provenance import about_inputs, about_search, about_solution
 from genrag_cli.pipeline.query_space import FEWEST_TILES, QuerySpace, SlideStatistics, bank_blocks
@@ -110,6 +111,8 @@ def retrieve_slide(
         grid = plan_grid(slide, pixel_size, tissue, spots=slide_options.spots, tile_px=tile_px, **lay)
         target = out if out.suffix in (".h5ad", ".zarr") else out / f"{slide.slide_id}.{backbone.card.name}.h5ad"
         listener.say(describe_grid(slide, grid))
+        if text := doubt_spots(slide_options.spots, slide):
+            listener.warn(text)
         key = fingerprint(
             slide.digest(),
             grid,

@@ -160,6 +160,23 @@ def keep_imaged(section: Section, image: Slide | PatchSlide, measured: Measured)
     return replace(take_spots(measured, kept), notes=(*measured.notes, note))
 
 
+def lattice_pitch(section: Section, measured: Measured) -> float | None:
+    """Distance of neighbouring spots in level-0 px; None where the technology says nothing about it in um.
+
+    Raises:
+        CohortError: where it cannot be measured, naming the section.
+    """
+    if not section.spot_pitch_um:
+        return None
+    try:
+        return measured.pitch_px
+    except CohortError as error:
+        raise CohortError(
+            f"section {section.name}: {error.message}",
+            error.hint or "The pixel size is measured by it. Leave the section out (--exclude).",
+        ) from error
+
+
 def take_spots(measured: Measured, rows: Ints) -> Measured:
     """Some of the spots, in the order given; the lattice stays what it was."""
     pitch = measured.pitch_px if len(measured) > 1 else measured.lattice_pitch_px
@@ -218,7 +235,10 @@ class SectionIdentity:
         """Looks at the files' directory entries only."""
         reader = section.reader
         how = {k: v for k, v in vars(reader).items() if isinstance(v, str | int | float | tuple | None)}
-        stated = (section.mpp_given, section.spot_pitch_um, section.pixel_size_candidates, section.metadata)
+        stated = (
+            section.mpp_given, section.spot_pitch_um, section.pixel_size_candidates, section.metadata,
+            section.technology, section.species,
+        )  # fmt: skip
         files = {}
         for path in _inputs(section):
             try:

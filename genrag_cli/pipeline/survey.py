@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from genrag_cli.cohorts import Cohort, Reading, Section
+from genrag_cli.cohorts import Cohort, Measured, Reading, Section
 from genrag_cli.cohorts.formats import choose_format, describe_counts
+from genrag_cli.cohorts.names import find_alike, warn_of_patients, why_unusable
 from genrag_cli.errors import CohortError, GeneragError, SlideError
 from genrag_cli.genes.identity import shared
+from genrag_cli.pipeline.mix_ups import digest_counts, other_size, share_ground
 from genrag_cli.pipeline.sections import (
     GeneRules,
     PixelRules,
     keep_imaged,
+    lattice_pitch,
     load_section,
     open_image,
     read_genes,
@@ -26,7 +29,7 @@ from genrag_cli.pipeline.sections import (
 )
 from genrag_cli.slides.patches import PatchSlide
 from genrag_cli.slides.placement import darkness_under_spots
-from genrag_cli.types import GeneNames, Listener, PixelSize, Progress
+from genrag_cli.types import Doubles, GeneNames, Listener, PixelSize, Progress, fingerprint
 
 OFF_TISSUE = 0.75
 """A darkness under the spots below this is said to be doubtful; her2st has .99 and more, chance is .5."""
@@ -92,15 +95,20 @@ def survey(cohort: Cohort, rules: GeneRules, pixels: PixelRules, *, fov_um: floa
     """
     every = (*cohort.sections, *cohort.without_slide)
     reasons, found, genes = dict(cohort.skipped), [], {}
+    # Hundreds of sections of one panel have one list between them.
+    lists: dict[str, GeneNames] = {}
+    seen = _Seen()
     for number, section in enumerate(every, 1):
-        one, names = _look_at(section, rules, pixels, fov_um)
+        one, names = _look_at(section, rules, pixels, fov_um, seen)
         if section.name in reasons:
             one.problems.insert(0, f"skipped: {reasons.pop(section.name)}")
         elif names is not None:
-            genes[section.name] = names
+            genes[section.name] = lists.setdefault(fingerprint(names.names, names.ids), names)
         found.append(one)
         listener.progress(Progress("look at sections", number, len(every)))
-    warnings, n_shared = list(cohort.warnings), None
+    warnings, n_shared = [*cohort.warnings, *warn_of_patients(s.patient for s in found)], None
+    for one_name, other in find_alike(s.name for s in found):
+        warnings.append(f"sections {one_name!r} and {other!r}: some computers take these names for one file's")
     if genes:
         try:
             common = shared(list(genes.values()), list(genes))
@@ -120,8 +128,31 @@ def survey(cohort: Cohort, rules: GeneRules, pixels: PixelRules, *, fov_um: floa
     return Survey(str(cohort.root), cohort.format, tuple(found), tuple(reasons.items()), tuple(warnings), n_shared)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the sections before had, to see what is there twice."""
+
+    contents: dict[str, str] = field(default_factory=dict)
+    """`digest_counts` to the section's name."""
+    places: dict[Path, list[tuple[str, Doubles]]] = field(default_factory=dict)
+    """Image to the sections on it and their centres."""
+
+    def doubt(self, section: Section, measured: Measured) -> list[str]:
+        """What is wrong beside the sections before; remembers this one."""
+        said = []
+        content = digest_counts(measured)
+        if content and (other := self.contents.setdefault(content, section.name)) != section.name:
+            said.append(f"has the very counts of {other}: one section under two names")
+        if section.slide is not None:
+            on_it = self.places.setdefault(section.slide.resolve(), [])
+            same = [name for name, centres in on_it if share_ground(centres, measured.centres)]
+            said += [f"its spots lie in the same place of {section.slide.name} as those of {n}" for n in same[:1]]
+            on_it.append((section.name, measured.centres))
+        return said
+
+
 def _look_at(
-    section: Section, rules: GeneRules, pixels: PixelRules, fov_um: float | None
+    section: Section, rules: GeneRules, pixels: PixelRules, fov_um: float | None, seen: _Seen
 ) -> tuple[SectionSurvey, GeneNames | None]:
     one = SectionSurvey(
         section.name, section.patient, section.technology, section.species, str(section.counts),
@@ -130,6 +161,8 @@ def _look_at(
         fov_um=fov_um or (2 * section.spot_diameter_um if section.spot_diameter_um else None),
     )  # fmt: skip
     names = None
+    if why := why_unusable(section.name):
+        one.problems.append(f"cannot be called so in a bank: {why}")
     try:
         found = read_genes(section, rules)
         names, one.species = found.names, found.species
@@ -141,7 +174,7 @@ def _look_at(
         one.problems.append(error.message)
         return one, names
     try:
-        pitch_px = measured.pitch_px if section.spot_pitch_um else None
+        pitch_px = lattice_pitch(section, measured)
         if section.image is None:
             # The array alone tells the pixel size of the image that is not here.
             if section.spot_pitch_um and pitch_px:
@@ -149,6 +182,7 @@ def _look_at(
             return one, names
         with open_image(section) as image:
             kept = keep_imaged(section, image, measured)
+            one.problems += [*seen.doubt(section, kept), *other_size(section, image)]
             one.notes += [n for n in kept.notes if n not in one.notes]
             one.n_spots = len(kept)
             size, warnings = settle_pixel_size(section, image, pitch_px, pixels)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genrag_cli.errors import BankError, nearest
 from genrag_cli.stores.atomic import digest_file, lock_is_held
 from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, MANIFEST_KEYS
-from genrag_cli.stores.zipped import opened, read_about, read_arrays, read_column, read_csr_rows, read_index
+from genrag_cli.stores.zipped import opened, read_about, read_arrays, read_column, read_csr, read_csr_rows, read_index
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings, fingerprint
 
 
@@ -374,4 +374,4 @@ class SectionReader:
     def counts(self) -> Any:
         """CSR (n, G), read anew at each call."""
         with opened(self.folder / self.entry["file"]) as group:
-            return read_csr_rows(group, slice(0, len(self)))
+            return read_csr(group)

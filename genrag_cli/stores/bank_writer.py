@@ -223,9 +223,12 @@ class BankWriter:
         for name in names:
             self.manifest["dropped_genes"].pop(name, None)
         for backbone in self.manifest["backbones"].values():
-            leaving += [backbone["sections"].pop(n)["file"] for n in names if n in backbone["sections"]]
+            backbone["sections"] = {n: s for n, s in backbone["sections"].items() if n not in going}
             for version in backbone["versions"]:
                 leaving += self._withdraw(version, names)
+        # Embeddings that were not finished have no entry, but parts on disk.
+        embedded = sorted(p.name for p in (self.folder / "embeddings").glob("*"))
+        leaving += [embedding_file(backbone, name) for backbone in embedded for name in names]
         self.manifest["removed"] = sorted({*self.manifest.get("removed", []), *names})
         self.manifest["leaving"] = [*self.manifest.get("leaving", []), *leaving]
         self._save()

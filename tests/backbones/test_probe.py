@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from genrag_cli.backbones.probe import fit_head, fold_groups
+from genrag_cli.backbones.probe import cut_folds, fit_folds, fit_head, fold_groups
 from genrag_cli.errors import BackboneError
 
 
@@ -55,6 +55,29 @@ def test_curve_is_that_of_refitting_every_fold(p: int | None) -> None:
     expected = naive_errors(x.astype(float), y.astype(float), groups, strengths, p)
     np.testing.assert_allclose([error for _, error in head.curve], expected, rtol=1e-6)
     assert head.strength == strengths[int(np.argmin(expected))]
+
+
+def test_folds_in_the_span_of_all_spots_choose_as_folds_in_the_whole_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, groups = make_problem(n=400, d=40, noise=3.0)
+    x = x * np.logspace(0.5, -1, 40, dtype=np.float32)
+    monkeypatch.setattr("genrag_cli.backbones.probe.SPAN", 40)
+    whole = fit_head(x, y, groups, max_components=5)
+    monkeypatch.setattr("genrag_cli.backbones.probe.SPAN", 10)
+    within = fit_head(x, y, groups, max_components=5)
+    assert within.strength == whole.strength
+    np.testing.assert_allclose([e for _, e in within.curve], [e for _, e in whole.curve], rtol=1e-2)
+    assert within.curve != whole.curve
+    np.testing.assert_allclose(within.predict(x), whole.predict(x), rtol=1e-5)
+
+
+def test_folds_serve_several_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, groups = make_problem()
+    monkeypatch.setattr("genrag_cli.backbones.probe._ROWS", 7)
+    folds = cut_folds(x, groups, rule="r", max_components=5)
+    for targets in (y, y[:, :2]):
+        head, alone = fit_folds(folds, targets), fit_head(x, targets, groups, rule="r", max_components=5)
+        assert (head.strength, head.rule) == (alone.strength, "r")
+        np.testing.assert_allclose(head.predict(x), alone.predict(x), rtol=1e-6)
 
 
 def test_more_noise_asks_for_more_strength() -> None:

@@ -89,7 +89,9 @@ def test_an_unfinished_bank(query, bank):
 
 
 def test_a_field_of_view_that_is_not_the_banks(query, generag, bank, build_options):
-    query("--backbone", "stain", "--fov-um", "120").expect_refusal(1, "--fov-um 120 asked", "fov_um 200", "Leave the option out")
+    query("--backbone", "stain", "--fov-um", "120").expect_refusal(
+        1, "--fov-um 120 asked", "fov_um 200", "Leave the option out"
+    )
     done = generag(*build_options, "--bank", bank, "--fov-um", "120", "-q")
     done.expect_refusal(1, "--fov-um 120 asked", "was built with fov_um 200", "another bank")
 

@@ -9,6 +9,7 @@ from genrag_cli.cohorts import Reading, open_cohort, open_section, read_truth
 from genrag_cli.cohorts.base import Cohort, Section
 from genrag_cli.cohorts.h5ad import CountsFile
 from genrag_cli.cohorts.manifest import COLUMNS, read_manifest, write_manifest
+from genrag_cli.cohorts.names import why_unusable
 from genrag_cli.errors import CohortError
 from genrag_cli.testing.section_contract import SectionContract
 from genrag_cli.types import fingerprint
@@ -138,12 +139,13 @@ def test_tables_with_tabs_are_read(write_legacy, tmp_path):
 
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+names = text.filter(lambda name: not why_unusable(name))
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     patient=st.none() | text, species=st.none() | st.sampled_from(["human", "mouse"]),
-    mpp=st.none() | st.floats(0.05, 5), pitch=st.none() | st.floats(1, 500), name=text,
+    mpp=st.none() | st.floats(0.05, 5), pitch=st.none() | st.floats(1, 500), name=names,
 )  # fmt: skip
 def test_what_is_written_is_read_back(patient, species, mpp, pitch, name, tmp_path_factory):
     folder = tmp_path_factory.mktemp("m")
@@ -161,3 +163,37 @@ def test_what_is_written_is_read_back(patient, species, mpp, pitch, name, tmp_pa
     assert back.mpp_given == (mpp and pytest.approx(mpp))
     assert back.spot_pitch_um == (pitch and pytest.approx(pitch))
     assert tuple(next(csv.reader([table.read_text().splitlines()[0]]))) == COLUMNS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("cell", [",", ";", "\t"])
+def test_tables_of_any_office_are_read(write_legacy, tmp_path, encoding, end, cell):
+    write_legacy(tmp_path)
+    rows = (["Counts", " MPP", "Patient", "Organ"], ["counts/C2.tsv.gz", "0.5", '"Doe, J."', '"a\nb\u2028c"'])
+    text = "".join(cell.join(row) + end for row in rows)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    cohort = open_cohort(tmp_path / "t.csv")
+    section = cohort.sections[0]
+    assert (section.mpp_given, section.patient, section.metadata["Organ"]) == (0.5, "Doe, J.", "a\nb\u2028c")
+    assert cohort.warnings == ()
+
+
+def test_a_column_that_is_called_almost_like_one_that_is_read_is_said(write_legacy, tmp_path):
+    write_legacy(tmp_path)
+    table = write_table(tmp_path / "t.csv", "counts/C2.tsv.gz,P1,spleen", header="counts,patients,organ")
+    (said,) = open_cohort(table).warnings
+    assert "'patients' is only kept as a fact; was 'patient' meant?" in said
+
+
+def test_counts_that_two_rows_name_are_refused(write_legacy, tmp_path):
+    write_legacy(tmp_path)
+    rows = ("a,images/C2.jpg,counts/C2.tsv.gz,P1,", "b,images/C2.jpg,counts/../counts/C2.tsv.gz,P2,")
+    with pytest.raises(CohortError, match="line 3: has the counts of line 2"):
+        open_cohort(write_table(tmp_path / "t.csv", *rows))
+
+
+def test_a_quote_that_is_never_closed_is_refused(write_legacy, tmp_path):
+    write_legacy(tmp_path)
+    with pytest.raises(CohortError, match="unexpected end of data"):
+        open_cohort(write_table(tmp_path / "t.csv", '"a,images/C2.jpg,counts/C2.tsv.gz,P1,'))

@@ -11,6 +11,7 @@ from genrag_cli.pipeline import change_bank
 from genrag_cli.pipeline.anchors import AnchorOptions
 from genrag_cli.pipeline.change_bank import remove_sections
 from genrag_cli.stores import bank_writer
+from genrag_cli.stores.atomic import Parts
 from genrag_cli.stores.bank import Bank, verify_bank
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import Listener
@@ -58,6 +59,12 @@ def test_nothing_of_a_section_is_left(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert [s["name"] for s in manifest["sections"]] == ["A", "C"]
     assert list(manifest["backbones"]["made-up"]["sections"]) == ["A", "C"]
+
+
+def test_parts_of_unfinished_embeddings_go_too(folder):
+    Parts(folder / "embeddings" / "other" / "B.zarr.zip", "key", "parts").write(0, values=np.ones(3))
+    remove_sections(folder, ["B"], Listener())
+    assert [f for f in files(folder) if "B." in f] == []
 
 
 def test_versions_with_the_section_are_history_and_those_without_stay(folder):

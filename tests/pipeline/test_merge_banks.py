@@ -125,6 +125,13 @@ def test_banks_that_do_not_fit_are_refused(pair, entries, said):
         merge_banks(*pair, Listener())
 
 
+def test_one_section_under_two_names_is_refused(pair):
+    BankWriter(pair[0]).update_section("B", content="digest")
+    BankWriter(pair[1]).update_section("D", content="digest")
+    with pytest.raises(BankError, match=r"section D of .*CD has the very counts of B"):
+        merge_banks(*pair, Listener())
+
+
 def test_another_revision_of_a_backbone_is_refused(pair):
     manifest = json.loads((pair[1] / "manifest.json").read_text())
     manifest["backbones"]["made-up"]["card"]["revision"] = "2"

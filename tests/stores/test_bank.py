@@ -161,8 +161,68 @@ def test_a_missing_file_is_named(folder):
         list(Bank.open(folder, "stain").count_blocks())
 
 
-def test_a_newer_format_is_refused(folder):
+@pytest.mark.parametrize(("number", "remedy"), [(99, "Update generag"), (1, "Build the bank again")])
+def test_another_format_is_refused(folder, number, remedy):
     manifest = read_manifest(folder)
-    (folder / layout.MANIFEST).write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(BankError, match="99"):
+    (folder / layout.MANIFEST).write_text(json.dumps({**manifest, "format_version": number}))
+    with pytest.raises(BankError, match=f"generag-bank {number}") as refused:
         read_manifest(folder)
+    assert remedy in refused.value.hint
+
+
+def test_what_is_rewritten_at_each_step_names_no_gene(folder):
+    manifest = json.loads((folder / layout.MANIFEST).read_text())
+    assert not {"genes", "gene_ids"} & set(manifest)
+    assert read_manifest(folder)["genes"] == GENES.tolist()
+    assert not {"sections", "made_from", "anchors"} & set(manifest["backbones"]["stain"]["versions"][0])
+    assert sum(line.startswith('{"bytes"') for line in (folder / layout.MANIFEST).read_text().splitlines()) == 3
+
+
+def test_a_section_is_two_files(folder):
+    assert sorted(p.name for p in folder.rglob("A.*")) == ["A.zarr.zip"] * 2
+    assert len([p for p in folder.rglob("*") if p.is_file()]) == 2 * len(SIZES) + 3
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_text("{"), lambda p: p.write_text("")])
+def test_a_lost_gene_list_is_named(folder, damage):
+    damage(folder / layout.GENES)
+    for look in (lambda: Bank.open(folder, "stain"), lambda: verify_bank(folder)):
+        with pytest.raises(BankError, match=r"genes\.json"):
+            look()
+
+
+def test_a_gene_list_without_a_bank_is_no_obstacle(tmp_path):
+    (tmp_path / "b.zarr").mkdir()
+    (tmp_path / "b.zarr" / layout.GENES).write_text("{")
+    write(tmp_path / "b.zarr")
+    assert verify_bank(tmp_path / "b.zarr") == []
+
+
+def test_genes_that_a_section_did_not_measure_are_known(tmp_path):
+    writer, known = write(tmp_path / "b.zarr"), np.arange(40) % 3 > 0
+    writer.add_section(
+        "B", names=np.array(["a", "b"]), counts=sp.csr_matrix((2, 40), dtype=np.int32), totals=np.ones(2),
+        centres=np.zeros((2, 2)), array_rc=np.zeros((2, 2), int), statistics={}, measured=known,
+        entry={"key": "B", "patient": None},
+    )  # fmt: skip
+    assert [s["n_missing"] for s in writer.manifest["sections"]] == [0, 14]
+    np.testing.assert_array_equal(SectionReader.open(writer.folder, writer.section("B")).measured, known)
+    assert SectionReader.open(writer.folder, writer.section("A")).measured.all()
+
+
+def test_a_column_that_is_not_there_is_named(folder):
+    section = SectionReader.open(folder, read_manifest(folder)["sections"][0])
+    with pytest.raises(BankError, match="no var column other"):
+        section.gene_columns("measured", "other")
+
+
+def test_sections_of_another_bank_are_copied_whole_or_cut(folder, tmp_path):
+    for columns in (None, np.array([5, 2, 30])):
+        writer = BankWriter(tmp_path / f"copy-{columns is None}")
+        genes = GENES if columns is None else GENES[columns]
+        writer.create(genes=genes, gene_ids=None, geometry={}, train=[])
+        writer.copy_section(folder, read_manifest(folder)["sections"][1], columns)
+        section = SectionReader.open(writer.folder, writer.section("B"))
+        expected = counts_of("B").toarray() if columns is None else counts_of("B").toarray()[:, columns]
+        np.testing.assert_array_equal(section.counts().toarray(), expected)
+        assert section.gene_columns("counts_mean")["counts_mean"] == pytest.approx(expected.mean(axis=0))
