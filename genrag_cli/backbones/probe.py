@@ -34,6 +34,8 @@ STRENGTHS = tuple(float(s) for s in np.logspace(-4, 5, 37))
 """Four per decade. The eigenvalues that they are weighed against run from about .1 to some hundreds."""
 SPAN = 256
 """Leading directions of all spots within which folds look for their components."""
+SPAN_SPOTS = 20_000
+"""Spots that these directions are found on at most; which of them lead is then settled on all."""
 N_BLOCKS = 5
 _ROWS = 4096
 """Features brought to float64 at a time."""
@@ -205,23 +207,21 @@ def cut_folds(
         )
     if max_components < 1:
         raise BackboneError(f"ridge head: max_components {max_components} must be > 0")
-    n, d = x.shape
-    total, gram = np.zeros(d), np.zeros((d, d))
-    for _, part in _chunk_rows(x):
-        if not np.isfinite(part).all():
-            raise BackboneError("ridge head: the features hold values that are not finite numbers")
-        total += part.sum(axis=0)
-        gram += part.T @ part
-    centre = total / n
-    gram = gram / n - np.outer(centre, centre)
-    values, span = _find_components(gram, max(SPAN, 2 * max_components))
+    centre = sum(part.sum(axis=0) for _, part in _chunk_rows(x)) / len(x)
+    if not np.isfinite(centre).all():
+        raise BackboneError("ridge head: the features hold values that are not finite numbers")
+    values, span = _find_span(x, max(SPAN, 2 * max_components))
     order = np.argsort(which, kind="stable")
-    scores = np.empty((n, len(values)))
+    scores = np.empty((len(x), len(values)))
     for rows, part in _chunk_rows(x, order):
         scores[rows] = part @ span - centre @ span
+    squares = scores.T @ scores
+    if len(x) > SPAN_SPOTS:  # what the others say of directions that some spots found
+        values, turn = _find_components(squares / len(x), len(values))
+        turn *= _find_signs(span @ turn)
+        span, scores, squares = span @ turn, scores @ turn, turn.T @ squares @ turn
     ends = np.cumsum(sizes)
     cuts = [slice(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
-    squares = scores.T @ scores
     with _one_thread():
         folds = tuple(_cut_fold(scores, rows, squares, max_components) for rows in cuts)
     return Folds(order, centre, span, values, scores, folds, max_components, rule)
@@ -309,6 +309,18 @@ def _draw_curve(scores: Doubles, y: Doubles, products: Doubles, fold: Fold, weig
     return errors
 
 
+def _find_span(x: NDArray[Any], most: int) -> tuple[Doubles, Doubles]:
+    """Leading eigenvalues (q,) and eigenvectors (d, q) of the covariance of all spots, or of `SPAN_SPOTS` of them."""
+    few = None
+    if len(x) > SPAN_SPOTS:
+        few = np.sort(np.random.default_rng(0).permutation(len(x))[:SPAN_SPOTS])
+    n, total, gram = 0, np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
+    for _, part in _chunk_rows(x, few):
+        n, total = n + len(part), total + part.sum(axis=0)
+        gram += part.T @ part
+    return _find_components(gram / n - np.outer(total / n, total / n), most)
+
+
 def _find_components(covariance: Doubles, most: int) -> tuple[Doubles, Doubles]:
     """Leading eigenvalues (p,) and eigenvectors (d, p), largest first; each points where its largest entry is > 0."""
     from scipy.linalg import eigh
@@ -320,8 +332,13 @@ def _find_components(covariance: Doubles, most: int) -> tuple[Doubles, Doubles]:
     values, vectors = values[::-1][:most], vectors[:, ::-1][:, :most]
     real = values > _RANK_TOLERANCE * max(values[0], np.finfo(float).tiny)
     values, vectors = values[real], vectors[:, real]
-    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
-    return values, vectors * signs
+    return values, vectors * _find_signs(vectors)
+
+
+def _find_signs(vectors: Doubles) -> Doubles:
+    """(p,) what makes the largest entry of each column (d, p) positive."""
+    signs: Doubles = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
+    return signs
 
 
 def _one_thread() -> AbstractContextManager[Any]:
@@ -338,8 +355,9 @@ def _one_thread() -> AbstractContextManager[Any]:
 
 def _chunk_rows(x: NDArray[Any], order: Ints | None = None) -> Iterator[tuple[slice, Doubles]]:
     """Some rows of the features at a time, in float64."""
-    for start in range(0, len(x), _ROWS):
-        rows = slice(start, min(start + _ROWS, len(x)))
+    n = len(x) if order is None else len(order)
+    for start in range(0, n, _ROWS):
+        rows = slice(start, min(start + _ROWS, n))
         yield rows, (x[rows] if order is None else x[order[rows]]).astype(np.float64)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genrag_cli.errors import BankError, nearest
 from genrag_cli.stores.atomic import digest_file, lock_is_held
-from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, MANIFEST_KEYS
+from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, MANIFEST_KEYS, find_escapes
 from genrag_cli.stores.zipped import opened, read_about, read_arrays, read_column, read_csr, read_csr_rows, read_index
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings, fingerprint
 
@@ -51,6 +51,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
         raise BankError(f"{path} is damaged: it lacks {', '.join(missing)}", remedy)
+    if outside := find_escapes(manifest):
+        raise BankError(f"{path} is damaged: it names {outside[0]!r}, which lies outside the bank", remedy)
     if wrong := _miss(folder, manifest["genes_file"]):
         raise BankError(f"the bank {folder} is damaged: {wrong[0]}", remedy)
     genes = folder / manifest["genes_file"]["file"]

@@ -9,6 +9,8 @@ holds what is short: what grows with the genes stands in `genes.json`, what grow
 """
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
 
 FORMAT = "generag-bank"
 FORMAT_VERSION = 2
@@ -89,3 +91,14 @@ def statistic_column(scale: str, statistic: str) -> str:
 def derived_file(backbone: str, version: int) -> str:
     """Where anchors' head and gene statistics of one version stand within a bank."""
     return f"derived/{backbone}.v{version}.zarr.zip"
+
+
+def find_escapes(manifest: Any) -> list[str]:
+    """Files that a manifest names and that would lie outside the bank; a manifest may come from anybody."""
+    if isinstance(manifest, dict):
+        named = manifest.get("file")
+        files = [named] if isinstance(named, str) else []
+        files += [f for f in manifest.get("leaving", []) if isinstance(f, str)]
+        wrong = [f for f in files if PurePosixPath(f).is_absolute() or ".." in PurePosixPath(f).parts or "\\" in f]
+        return wrong + [f for value in manifest.values() for f in find_escapes(value)]
+    return [f for value in manifest for f in find_escapes(value)] if isinstance(manifest, list) else []

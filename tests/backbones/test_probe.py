@@ -70,6 +70,21 @@ def test_folds_in_the_span_of_all_spots_choose_as_folds_in_the_whole_space(monke
     np.testing.assert_allclose(within.predict(x), whole.predict(x), rtol=1e-5)
 
 
+def test_directions_found_on_some_spots_serve_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, groups = make_problem(n=600, d=40, noise=3.0)
+    x = x * np.logspace(0.5, -1, 40, dtype=np.float32)
+    monkeypatch.setattr("genrag_cli.backbones.probe.SPAN", 20)
+    whole = fit_head(x, y, groups, max_components=5)
+    monkeypatch.setattr("genrag_cli.backbones.probe.SPAN_SPOTS", 200)
+    some = fit_head(x, y, groups, max_components=5)
+    assert some.strength == whole.strength
+    assert some.components is not None
+    assert not np.array_equal(some.components, whole.components)
+    np.testing.assert_allclose(some.components.T @ some.components, np.eye(5), atol=1e-5)
+    spread = np.sqrt(np.mean((some.predict(x) - whole.predict(x)) ** 2)) / whole.predict(x).std()
+    assert spread < 0.02
+
+
 def test_folds_serve_several_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, groups = make_problem()
     monkeypatch.setattr("genrag_cli.backbones.probe._ROWS", 7)

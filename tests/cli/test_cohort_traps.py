@@ -175,3 +175,14 @@ def test_spots_of_one_name_in_two_places_are_said(generag, retrieve, cohort, tmp
     done = generag("evaluate", prediction, "--truth", tmp_path / "moved.h5ad", "--json")
     assert json.loads(done.out)["scores"]
     assert f"{len(read)} of {len(read)} spots lie elsewhere in the truth than in the prediction" in done.err
+
+
+@pytest.mark.parametrize("change", [{"leaving": ["../../victim"]}, {"sections": [{"file": "/etc/passwd"}]}])
+def test_a_manifest_that_names_files_outside_the_bank_is_refused(generag, bank, change):
+    path = bank / "manifest.json"
+    victim = bank.parent.parent / "victim"
+    victim.write_text("mine")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    for command in (("info",), ("verify",), ("remove", "P1_1")):
+        generag("bank", *command, "--bank", bank).expect_refusal(1, "lies outside the bank")
+    assert victim.read_text() == "mine"

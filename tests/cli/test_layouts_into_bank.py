@@ -83,7 +83,7 @@ def test_a_field_of_view_larger_than_the_patches_is_refused(generag, tmp_path):
 def hd(tmp_path):
     """Two sections of Visium HD with images that can be opened."""
     for seed, name in enumerate(("H1", "H2")):
-        SPACE_RANGER["write_hd"](tmp_path / "hd", name)
+        SPACE_RANGER["write_hd"](tmp_path / "hd", name, gap=not seed)
         noise = np.random.default_rng(seed).integers(90, 250, (2000, 2400, 3), dtype=np.uint8)
         tifffile.imwrite(
             tmp_path / "hd" / name / "outs" / f"{name}_image.tif", noise, tile=(256, 256), photometric="rgb"

@@ -70,7 +70,7 @@ def test_whole_counts_become_int32_and_totals_are_row_sums(tmp_path):
     measured = assemble([[1.0, 0, 2], [0, 0, 0]], tmp_path)
     assert measured.counts.dtype == np.int32
     assert measured.total_counts.tolist() == [3, 0]
-    assert measured.notes == ()
+    assert measured.notes == ("1 of 2 spots of a.h5ad hold no counts",)
 
 
 def test_fractions_stay_float32_and_are_said(tmp_path):
