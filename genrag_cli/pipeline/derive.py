@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrag_cli.backbones.probe import Folds, Head, cut_folds, fit_folds, fold_groups
+from genrag_cli.backbones.folds import Folds, cut_folds, fold_groups
+from genrag_cli.backbones.probe import Head, fit_folds
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.moments import pool_statistics
 from genrag_cli.genes.scales import to_scale

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from genrag_cli.backbones.probe import cut_folds, fit_folds, fit_head, fold_groups
+from genrag_cli.backbones.folds import cut_folds
+from genrag_cli.backbones.probe import fit_folds, fit_head
 from genrag_cli.errors import BackboneError
 
 
@@ -60,9 +61,9 @@ def test_curve_is_that_of_refitting_every_fold(p: int | None) -> None:
 def test_folds_in_the_span_of_all_spots_choose_as_folds_in_the_whole_space(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, groups = make_problem(n=400, d=40, noise=3.0)
     x = x * np.logspace(0.5, -1, 40, dtype=np.float32)
-    monkeypatch.setattr("genrag_cli.backbones.probe.SPAN", 40)
+    monkeypatch.setattr("genrag_cli.backbones.folds.SPAN", 40)
     whole = fit_head(x, y, groups, max_components=5)
-    monkeypatch.setattr("genrag_cli.backbones.probe.SPAN", 10)
+    monkeypatch.setattr("genrag_cli.backbones.folds.SPAN", 10)
     within = fit_head(x, y, groups, max_components=5)
     assert within.strength == whole.strength
     np.testing.assert_allclose([e for _, e in within.curve], [e for _, e in whole.curve], rtol=1e-2)
@@ -70,24 +71,9 @@ def test_folds_in_the_span_of_all_spots_choose_as_folds_in_the_whole_space(monke
     np.testing.assert_allclose(within.predict(x), whole.predict(x), rtol=1e-5)
 
 
-def test_directions_found_on_some_spots_serve_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y, groups = make_problem(n=600, d=40, noise=3.0)
-    x = x * np.logspace(0.5, -1, 40, dtype=np.float32)
-    monkeypatch.setattr("genrag_cli.backbones.probe.SPAN", 20)
-    whole = fit_head(x, y, groups, max_components=5)
-    monkeypatch.setattr("genrag_cli.backbones.probe.SPAN_SPOTS", 200)
-    some = fit_head(x, y, groups, max_components=5)
-    assert some.strength == whole.strength
-    assert some.components is not None
-    assert not np.array_equal(some.components, whole.components)
-    np.testing.assert_allclose(some.components.T @ some.components, np.eye(5), atol=1e-5)
-    spread = np.sqrt(np.mean((some.predict(x) - whole.predict(x)) ** 2)) / whole.predict(x).std()
-    assert spread < 0.02
-
-
 def test_folds_serve_several_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, groups = make_problem()
-    monkeypatch.setattr("genrag_cli.backbones.probe._ROWS", 7)
+    monkeypatch.setattr("genrag_cli.backbones.folds._ROWS", 7)
     folds = cut_folds(x, groups, rule="r", max_components=5)
     for targets in (y, y[:, :2]):
         head, alone = fit_folds(folds, targets), fit_head(x, targets, groups, rule="r", max_components=5)
@@ -174,40 +160,3 @@ def test_problem_that_cannot_be_fitted_is_refused(change, reason: str) -> None:
 def test_strengths_must_be_positive() -> None:
     with pytest.raises(BackboneError, match="must be > 0"):
         fit_head(*make_problem(), strengths=[0.0, 1.0])
-
-
-XY = np.stack(np.meshgrid(np.arange(10.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
-SECTIONS = np.repeat(["s1", "s2", "s3"], 20)
-
-
-def test_known_patients_are_left_out() -> None:
-    labels, rule = fold_groups(np.repeat(["p", "q", "q"], 20), SECTIONS, XY)
-    assert rule == "leave-one-patient-out"
-    assert set(labels) == {"p", "q"}
-
-
-@pytest.mark.parametrize("patients", [["p", "p", "p"], ["p", "q", None], ["p", "q", ""], [None, None, None]])
-def test_one_or_an_unknown_patient_falls_to_sections(patients: list[str | None]) -> None:
-    labels, rule = fold_groups(np.repeat(patients, 20), SECTIONS, XY)
-    assert rule == "leave-one-section-out"
-    np.testing.assert_array_equal(labels, SECTIONS)
-
-
-def test_one_section_is_cut_into_five_compact_blocks() -> None:
-    labels, rule = fold_groups([None] * 60, np.full(60, "s1"), XY)
-    assert rule == "spatial-blocks"
-    assert len(set(labels)) == 5
-    spread = np.mean([XY[labels == label].var(axis=0).sum() for label in set(labels)])
-    assert spread < XY.var(axis=0).sum() / 2
-
-
-def test_blocks_are_the_same_every_time_and_never_empty() -> None:
-    few = XY[[0, 0, 0, 1, 59]]
-    labels, _ = fold_groups([""] * 5, np.full(5, "s"), few)
-    assert len(set(labels)) == 3
-    np.testing.assert_array_equal(labels, fold_groups([""] * 5, np.full(5, "s"), few)[0])
-
-
-def test_one_place_has_no_blocks() -> None:
-    with pytest.raises(BackboneError, match="one section of 4 spots at 1 different places"):
-        fold_groups(["p"] * 4, np.full(4, "s"), np.zeros((4, 2)))

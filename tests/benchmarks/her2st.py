@@ -20,7 +20,8 @@ import numpy as np
 from setting import HER2ST, describe_machine, format_table, slide_of
 
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.backbones.probe import fit_head, fold_groups
+from genrag_cli.backbones.folds import fold_groups
+from genrag_cli.backbones.probe import fit_head
 from genrag_cli.backbones.registry import load_backbone
 from genrag_cli.cohorts import open_cohort, open_section
 from genrag_cli.cohorts.base import Cohort, Measured

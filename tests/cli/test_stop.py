@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: a message, exit code 75, nothing half-written, and a rerun that goes on from there."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -61,7 +62,10 @@ def test_a_stopped_build_keeps_its_finished_sections(generag, build_options, bui
     generag("bank", "verify", "--bank", tmp_path / "b.zarr").expect_refusal(1, "no version of stain")
     again = generag(*build_options, "--bank", tmp_path / "b.zarr")
     assert again.err.count("already in the bank") == 2
-    assert (tmp_path / "b.zarr" / "manifest.json").read_text() == (built_bank / "manifest.json").read_text()
+    one, other = (json.loads((bank / "manifest.json").read_text()) for bank in (tmp_path / "b.zarr", built_bank))
+    for section in (*one["sections"], *other["sections"]):
+        section.pop("files")  # when the cohort's files were last touched, which may have been in between
+    assert one == other
 
 
 def test_a_stopped_retrieval_keeps_its_solved_blocks(retrieve, generag, slide, tmp_path, monkeypatch):
