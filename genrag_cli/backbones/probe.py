@@ -185,5 +185,8 @@ def _weigh_genes(targets: Any) -> Doubles:
         # A constant gene's sd comes out as rounding of its mean, not as 0.
         variance[columns] = np.where(spread > 1e-7 * np.abs(y).max(axis=0, initial=0.0), spread**2, 0.0)
     if not variance.any():
-        raise BackboneError(f"ridge head: none of the {len(variance)} target genes varies over the spots")
+        raise BackboneError(
+            f"ridge head: none of the {len(variance)} target genes varies over the spots",
+            "Are there counts? Look at the sections (generag cohort info), and leave out those that are empty.",
+        )
     return np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)

@@ -8,6 +8,7 @@ import typer
 from genrag_cli.cli import options as opt
 from genrag_cli.cli.console import ConsoleListener, guarded, print_json, print_table
 from genrag_cli.errors import BankError
+from genrag_cli.pipeline.options import CommonGenes
 
 app = typer.Typer(no_args_is_help=True, help="Look into a bank, take sections out, join two.")
 
@@ -114,8 +115,8 @@ def merge(
     second: Annotated[Path, typer.Argument(help="Another bank.", show_default=False)],
     bank: Annotated[Path, typer.Option("--bank", help="The new bank.", show_default=False)],
     genes: Annotated[
-        str,
-        typer.Option("--genes", metavar="shared|equal", help="Genes that both have, or refuse lists that differ."),
+        CommonGenes,
+        typer.Option("--genes", help="Genes that both have, or refuse lists that differ."),
     ] = "shared",
     dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
@@ -127,6 +128,6 @@ def merge(
 
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
     try:
-        merge_banks(first, second, bank, listener, genes=genes, dry_run=dry_run)  # type: ignore[arg-type]
+        merge_banks(first, second, bank, listener, genes=genes, dry_run=dry_run)
     finally:
         listener.close()

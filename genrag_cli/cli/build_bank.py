@@ -7,6 +7,7 @@ import typer
 from genrag_cli.cli import options as opt
 from genrag_cli.cli.console import ConsoleListener, guarded
 from genrag_cli.cli.setup import make_run
+from genrag_cli.pipeline.options import Crop, MissingGenes, UnknownPatient
 
 
 @guarded
@@ -27,10 +28,9 @@ def build_bank(
         typer.Option("--leave-out-patient", help="Patient to leave out, with all sections; repeat for several."),
     ] = None,
     unknown_patient: Annotated[
-        str | None,
+        UnknownPatient | None,
         typer.Option(
             "--unknown-patient",
-            metavar="section",
             help="section: a section of unknown patient counts as a patient of its own, and says so.",
         ),
     ] = None,
@@ -49,10 +49,9 @@ def build_bank(
         float | None, typer.Option("--pitch-um", help="Distance of neighbouring spots in um. Default: the sections'.")
     ] = None,
     crop: Annotated[
-        str | None,
+        Crop | None,
         typer.Option(
             "--crop",
-            metavar="fov|stem",
             help="fov: one field of view in um. stem: the published rule, at least 224 px at native resolution.",
         ),
     ] = None,
@@ -60,10 +59,9 @@ def build_bank(
         str | None, typer.Option("--species", help="Species of all sections, where it is not found out.")
     ] = None,
     missing_genes: Annotated[
-        str,
+        MissingGenes,
         typer.Option(
             "--missing-genes",
-            metavar="refuse|mask",
             help="A gene that a section lacks: refuse (a new bank takes the genes that all have), or mask it there.",
         ),
     ] = "refuse",
@@ -96,13 +94,12 @@ def build_bank(
 
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
     reading = Reading(spot_um, bin_um, mpp)
-    # Words with few values are any text here; the options refuse what they do not know.
     made = BankOptions(
-        fov_um=fov_um, pitch_um=pitch_um, crop=crop, pixels=PixelRules(mpp, strict_mpp),  # type: ignore[arg-type]
+        fov_um=fov_um, pitch_um=pitch_um, crop=crop, pixels=PixelRules(mpp, strict_mpp),
         exclude=tuple(exclude or ()), leave_out_patients=tuple(leave_out_patient or ()), patients=patients,
         unknown_patient=unknown_patient, species=species,
-        genes=GeneRules(gene_aliases, duplicate_genes),  # type: ignore[arg-type]
-        missing_genes=missing_genes,  # type: ignore[arg-type]
+        genes=GeneRules(gene_aliases, duplicate_genes),
+        missing_genes=missing_genes,
         anchors=AnchorOptions.parse(anchors, panel), skip_bad=skip_bad, format=format, reading=reading,
     )  # fmt: skip
     cohorts = [open_cohort(path, patients=patients, format=format, reading=reading) for path in train]

@@ -46,7 +46,7 @@ def info(
             cohort, patients=patients, format=format, reading=Reading(spot_um, bin_um, mpp), needs_image=False
         )
         found = survey(
-            opened, GeneRules(gene_aliases, _repeats(duplicate_genes)), PixelRules(mpp, strict_mpp), fov_um=fov_um,
+            opened, GeneRules(gene_aliases, duplicate_genes), PixelRules(mpp, strict_mpp), fov_um=fov_um,
             listener=listener,
         )  # fmt: skip
     finally:
@@ -147,7 +147,3 @@ def scan(
         temporary.write_text(text, encoding="utf-8")
     typer.echo(f"{target}: {said}", err=True)
     typer.echo(f"Check it, then: generag cohort info {target}", err=True)
-
-
-def _repeats(text: str) -> "opt.Repeats":
-    return text  # type: ignore[return-value]  # GeneRules refuses what it does not know

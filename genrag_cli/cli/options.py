@@ -1,9 +1,11 @@
 """Every option that more than one command takes, declared once."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from genrag_cli.pipeline.options import Repeats
 
 Bank = Annotated[
     Path,
@@ -82,10 +84,7 @@ GeneAliases = Annotated[
     Path | None,
     typer.Option("--gene-aliases", help="Table of previous gene symbols (or ids): columns previous,symbol."),
 ]
-DuplicateGenes = Annotated[
-    str, typer.Option("--duplicate-genes", metavar="sum|refuse", help="Columns that are one gene.")
-]
-Repeats = Literal["sum", "refuse"]
+DuplicateGenes = Annotated[Repeats, typer.Option("--duplicate-genes", help="Columns that are one gene.")]
 Format = Annotated[str | None, typer.Option("--format", help="Layout of the cohort; found out if left out.")]
 Device = Annotated[
     str | None,

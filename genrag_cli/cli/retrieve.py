@@ -13,6 +13,7 @@ from genrag_cli.cli import options as opt
 from genrag_cli.cli.batch import for_each_slide
 from genrag_cli.cli.console import ConsoleListener, guarded
 from genrag_cli.cli.setup import make_run
+from genrag_cli.pipeline.options import Preset, Solving, Written
 
 _PANEL = "Retrieval"
 
@@ -24,12 +25,8 @@ def retrieve(
     bank: opt.Bank = opt.DEFAULT_BANK,
     out: opt.Out = Path(),
     genes: opt.Genes = "5000",
-    expression: Annotated[
-        str, typer.Option("--expression", metavar="values|none", help="none keeps only the weights.")
-    ] = "values",
-    preset: Annotated[
-        str, typer.Option("--preset", metavar="default|paper", help="Space and strength.", rich_help_panel=_PANEL)
-    ] = "default",
+    expression: Annotated[Written, typer.Option("--expression", help="none keeps only the weights.")] = "values",
+    preset: Annotated[Preset, typer.Option("--preset", help="Space and strength.", rich_help_panel=_PANEL)] = "default",
     omega: Annotated[
         float | None,
         typer.Option("--omega", help="Weight of morphology, 0 to 1. Default: the preset's.", rich_help_panel=_PANEL),
@@ -60,8 +57,8 @@ def retrieve(
         ),
     ] = None,
     solver: Annotated[
-        str,
-        typer.Option("--solver", metavar="working-set|dense", help="dense: FISTA over all.", rich_help_panel=_PANEL),
+        Solving,
+        typer.Option("--solver", help="dense: FISTA over all.", rich_help_panel=_PANEL),
     ] = "working-set",
     bank_memory: Annotated[
         float | None,
@@ -90,18 +87,14 @@ def retrieve(
 ) -> None:
     """Predict expression for every tissue spot of slides, each value traceable to its reference spots."""
     from genrag_cli.backbones.registry import expect_known, load_backbone
-    from genrag_cli.errors import UsageError
     from genrag_cli.pipeline.options import SlideOptions, SolveOptions
     from genrag_cli.pipeline.query_space import QuerySpace
     from genrag_cli.pipeline.retrieve import check_fit, retrieve_slide, strength_of
     from genrag_cli.stores.bank import Bank
 
-    if expression not in ("values", "none"):
-        raise UsageError(f"--expression {expression} asked", "Known: values, none")
     listener = ConsoleListener(quiet=quiet or os.environ.get("RANK", "0") != "0", verbose=verbose)
     slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
-    # Preset and solver are any text here; SolveOptions refuses what it does not know.
-    solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap, solver)  # type: ignore[arg-type]
+    solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap, solver)
     if strength_from is not None:
         solve_options = replace(solve_options, strength=strength_of(strength_from, solve_options))
     run = make_run(

@@ -20,12 +20,14 @@ import numpy as np
 from genrag_cli.cohorts.base import Cohort, Measured, Reading, Section, assemble_measured, lattice_indices
 from genrag_cli.cohorts.controls import find_genes
 from genrag_cli.cohorts.h5ad import CountsFile
+from genrag_cli.cohorts.listing import Listing
 from genrag_cli.cohorts.pooling import pool
+from genrag_cli.cohorts.technologies import POOLED_UM
 from genrag_cli.errors import CohortError
 from genrag_cli.types import Doubles, GeneNames
 
 LAYOUT = "*.h5ad of cells with obs x_pixel and y_pixel, and an image of the same name"
-SPOT_UM = 100.0
+SPOT_UM = POOLED_UM["xenium"]
 """Side of the squares that cells are pooled to by default, as HEST-1k pools Xenium."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 INSIDE = 0.99
@@ -109,18 +111,16 @@ def looks_like(root: Path) -> bool:
 
 def read_cohort(root: Path, reading: Reading) -> Cohort:
     """Lists the files of cells; reads positions and the size of the images, but no counts."""
-    ready, bare, skipped = [], [], []
+    found = Listing()
     known = {path: _fits(path, _find_image(path)) for path in sorted(root.glob("*.h5ad")) if _has_cells(path)}
     for path, fits in known.items():
-        section, reason = _describe(path, fits, known, reading)
-        if reason:
-            skipped.append((section.name, reason))
-            bare.append(section)
-        else:
-            ready.append(section)
-    skipped += [(p.stem, f"no cells: {p.name} has no obs x_pixel and y_pixel, or places its spots otherwise")
-                for p in sorted(root.glob("*.h5ad")) if p not in known]  # fmt: skip
-    return Cohort(root, "cells-h5ad", tuple(ready), tuple(skipped), (), tuple(bare))
+        found.add(*_describe(path, fits, known, reading))
+    for path in sorted(root.glob("*.h5ad")):
+        if path not in known:
+            found.skip(
+                path.stem, f"no cells: {path.name} has no obs x_pixel and y_pixel, or places its spots otherwise"
+            )
+    return found.cohort(root, "cells-h5ad")
 
 
 def read_one(counts: Path, reading: Reading) -> Section | None:

@@ -16,21 +16,20 @@ import numpy as np
 
 from genrag_cli.cohorts.base import Cohort, Measured, Reading, Section
 from genrag_cli.cohorts.h5ad import CountsFile, opened, read_array_indices, read_centres, read_index, read_texts
+from genrag_cli.cohorts.listing import Listing
 from genrag_cli.cohorts.slide_beside import SUFFIXES
 from genrag_cli.cohorts.spot_positions import HEXAGONAL, fit_pitch
+from genrag_cli.cohorts.technologies import SPACING_UM, find_species, name_species
 from genrag_cli.errors import CohortError
 from genrag_cli.types import GeneNames, Ints, Strings
 
 LAYOUT = "*.h5ad with obsm['spatial']"
-SPACING_UM = {"visium": (100.0, 55.0), "st": (200.0, 100.0)}
 _FOLDERS = (".", "images", "wsis", "slides")
 _ENDINGS = (".ome.tif", ".ome.tiff", *SUFFIXES)
 _PATIENT = ("patient", "patient_id", "donor", "donor_id", "sample_patient", "individual", "subject", "subject_id")
 _SPECIES = ("species", "organism")
 _TECHNOLOGY = ("technology", "st_technology", "assay", "platform")
 _LIBRARY = ("library_id", "library", "sample", "section")
-_SPECIES_NAMES = {"homo sapiens": "human", "mus musculus": "mouse"}
-_GENOMES = {"GRCh38": "human", "hg38": "human", "hg19": "human", "GRCm38": "mouse", "GRCm39": "mouse", "mm10": "mouse"}
 _UNSAID = ("unknown", "unspecified")
 _VISIUM_BARCODE = re.compile(r"[ACGT]{16}-1")
 _PREDICTION = "generag"
@@ -78,25 +77,19 @@ def read_cohort(root: Path, reading: Reading) -> Cohort:  # noqa: ARG001 - the l
     Raises:
         CohortError: for a .h5ad and a .zarr of one name.
     """
-    ready, bare, skipped = [], [], []
+    found = Listing()
     names: dict[str, Path] = {}
     for path in _files(root):
         if (other := names.setdefault(path.stem, path)) != path:
             raise CohortError(f"two files for section {path.stem}: {other} and {path}", "Keep one.")
         if (why := _why_not(path)) is not None:
-            skipped.append((path.stem, why))
+            found.skip(path.stem, why)
             continue
         try:
-            section, lacking = _describe(path)
+            found.add(*_describe(path))
         except CohortError as error:
-            skipped.append((path.stem, error.message))
-            continue
-        if lacking:
-            skipped.append((section.name, lacking))
-            bare.append(section)
-        else:
-            ready.append(section)
-    return Cohort(root, "h5ad", tuple(ready), tuple(skipped), (), tuple(bare))
+            found.skip(path.stem, error)
+    return found.cohort(root, "h5ad")
 
 
 def read_one(counts: Path, reading: Reading) -> Section | None:  # noqa: ARG001 - the layout leaves no choice
@@ -152,7 +145,7 @@ def _describe(path: Path) -> tuple[Section, str]:
         library = _choose_library(path, file)
         source = _source_image(file, library)
         stated = {what: _stated(file, keys, said) for what, keys in _ASKED.items()}
-        species = _SPECIES_NAMES.get(stated["species"].lower(), stated["species"].lower()) or _genome(file)
+        species = name_species(stated["species"]) or _genome(file)
         technology = _name_technology(stated["technology"])
         names, array_rc, centres = read_index(file, "obs"), read_array_indices(file), read_centres(file)
     on_array = _is_visium_array(names, array_rc)
@@ -175,7 +168,7 @@ def _describe(path: Path) -> tuple[Section, str]:
         counts=path,
         reader=PlainFile(path, on_array),
         technology=technology,
-        species=species or None,
+        species=species,
         spot_diameter_um=diameter,
         spot_pitch_um=pitch,
         notes=tuple(said),
@@ -215,11 +208,9 @@ def _values(file: Any, key: str) -> list[str]:
     return [v for v in values if v and v.lower() not in _UNSAID]
 
 
-def _genome(file: Any) -> str:
-    """Species of the one genome that the genes are said to be of."""
-    genomes = np.unique(read_texts(file, "var/genome")).tolist() if "genome" in file["var"] else []
-    species = {next((s for g, s in _GENOMES.items() if genome.startswith(g)), "") for genome in genomes if genome}
-    return species.pop() if len(species) == 1 else ""
+def _genome(file: Any) -> str | None:
+    """Species of the genome that the genes are said to be of."""
+    return find_species(np.unique(read_texts(file, "var/genome")).tolist()) if "genome" in file["var"] else None
 
 
 def _name_technology(stated: str) -> str:

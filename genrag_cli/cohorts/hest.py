@@ -6,7 +6,6 @@ have none. The module downloads nothing, and opens neither slides nor patches.
 """
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -16,17 +15,15 @@ from pathlib import Path
 
 from genrag_cli.cohorts.base import Cohort, Reading, Section
 from genrag_cli.cohorts.h5ad import CountsFile
+from genrag_cli.cohorts.listing import Listing, read_json
+from genrag_cli.cohorts.technologies import POOLED_UM, SPACING_UM, name_species
 from genrag_cli.errors import CohortError
 
 LAYOUT = "st/*.h5ad with wsis/*.tif or patches/*.h5"
 SLIDE_SUFFIXES = (".tif", ".tiff", ".svs")
-SPECIES = {"homo sapiens": "human", "mus musculus": "mouse"}
 _TECHNOLOGY = {"visium": "visium", "spatial transcriptomics": "st", "xenium": "xenium", "visium hd": "visium-hd"}
 # The arrays that 10x sells have one spacing; legacy arrays came in several, so what the table says counts for them.
-_VISIUM_UM = (100.0, 55.0)
-_ST_UM = (200.0, 100.0)
 # HEST pools these into bins; its table leaves them blank (Xenium) or gives the 2 um of the raw bins (HD).
-_POOLED_UM = {"xenium": 100.0, "visium-hd": 128.0}
 _PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
 _SPACING = ("inter_spot_dist", "spot_diameter")
 _COMPARED = ("dataset_title", "patient", "st_technology", "species", *_PIXEL_SIZES)
@@ -73,15 +70,10 @@ def read_cohort(root: Path, reading: Reading) -> Cohort:  # noqa: ARG001 - the l
         CohortError: for a metadata file that cannot be read, or names a section twice with different facts.
     """
     table, warnings = read_table([*root.glob("HEST_*.csv"), *root.glob("*/HEST_*.csv")])
-    ready, bare, skipped = [], [], []
+    found = Listing()
     for counts in sorted((root / "st").glob("*.h5ad")):
-        section, lacking = _read_section(root, counts, table)
-        if lacking:
-            skipped.append((section.name, lacking))
-            bare.append(section)
-        else:
-            ready.append(section)
-    return Cohort(root, "hest", tuple(ready), tuple(skipped), tuple(warnings), tuple(bare))
+        found.add(*_read_section(root, counts, table))
+    return found.cohort(root, "hest", warnings)
 
 
 def read_one(counts: Path, reading: Reading) -> Section | None:  # noqa: ARG001 - the layout leaves no choice
@@ -170,12 +162,7 @@ def complete(table: Table, name: str, path: Path | None = None) -> tuple[Row, li
 
 
 def _read_json(path: Path) -> Row:
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CohortError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(stated, dict):
-        raise CohortError(f"{path}: expected a JSON object, found {type(stated).__name__}")
+    stated = read_json(path)
     absent = {key for key, v in stated.items() if v is None or (isinstance(v, float) and math.isnan(v))}
     return {str(key): "" if key in absent else str(v).strip() for key, v in stated.items()}
 
@@ -198,7 +185,7 @@ def describe(name: str, counts: Path, metadata: Row, notes: Iterable[str] = ()) 
     lengths = {key: _length(key, metadata, said) for key in (*_SPACING, *_PIXEL_SIZES)}
     pitch, diameter = _spacing(technology, lengths["inter_spot_dist"], lengths["spot_diameter"], said)
     title, patient = metadata.get("dataset_title", ""), metadata.get("patient", "")
-    species = metadata.get("species", "").lower()
+    species = metadata.get("species", "")
     return Section(
         name=name,
         patient=None if _is_blank(title) or _is_blank(patient) else f"{title}/{patient}",
@@ -207,7 +194,7 @@ def describe(name: str, counts: Path, metadata: Row, notes: Iterable[str] = ()) 
         # HD bins that are empty were dropped before HEST numbered rows and columns.
         reader=CountsFile(counts, trusts_indices=technology != "visium-hd", genes_only=True),
         technology=technology,
-        species=None if _is_blank(species) else SPECIES.get(species, species),
+        species=None if _is_blank(species) else name_species(species),
         spot_diameter_um=diameter,
         spot_pitch_um=pitch,
         pixel_size_candidates=tuple((f"hest {key}", v) for key in _PIXEL_SIZES if (v := lengths[key]) is not None),
@@ -220,14 +207,14 @@ def _spacing(
     technology: str, pitch: float | None, diameter: float | None, said: list[str]
 ) -> tuple[float | None, float | None]:
     """Pitch and diameter in um, from what is stated and what the technology is known to have."""
-    if technology in _POOLED_UM:
-        return _POOLED_UM[technology], _POOLED_UM[technology]
+    if technology in POOLED_UM:
+        return POOLED_UM[technology], POOLED_UM[technology]
     if technology == "visium":
-        for key, value, known in zip(_SPACING, (pitch, diameter), _VISIUM_UM, strict=True):
+        for key, value, known in zip(_SPACING, (pitch, diameter), SPACING_UM["visium"], strict=True):
             if value is not None and abs(value / known - 1) > 0.05:
                 said.append(f"{key} {value:g} um is stated; Visium's is {known:g} um, which is used")
-        return _VISIUM_UM
-    usual_pitch, usual_diameter = _ST_UM if technology == "st" else (None, None)
+        return SPACING_UM["visium"]
+    usual_pitch, usual_diameter = SPACING_UM["st"] if technology == "st" else (None, None)
     pitch, diameter = pitch or usual_pitch, diameter or usual_diameter
     if pitch is not None and diameter is not None and diameter > pitch:
         said.append(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from genrag_cli.cohorts.base import Cohort, Reading, Section
 from genrag_cli.cohorts.hest import Table, complete, describe, read_table
+from genrag_cli.cohorts.listing import Listing
 from genrag_cli.errors import CohortError
 
 LAYOUT = "a HEST-bench task: splits/train_*.csv, adata/*.h5ad, patches/*.h5"
@@ -53,24 +54,20 @@ def read_cohort(root: Path, reading: Reading) -> Cohort:  # noqa: ARG001 - the l
     task = tasks[0]
     listed, warnings = _read_splits(task)
     table, said = _read_metadata(task)
-    ready, bare, skipped = [], [], []
+    found = Listing()
     for name, sample in listed.items():
         if not sample.counts.is_file():
-            skipped.append((name, f"no counts: {sample.counts} does not exist"))
+            found.skip(name, f"no counts: {sample.counts} does not exist")
             continue
         section = _describe(name, sample, table)
-        if section.patches is None:
-            skipped.append((name, f"no patches: {sample.patches} does not exist"))
-            bare.append(section)
-        else:
-            ready.append(section)
+        found.add(section, "" if section.patches else f"no patches: {sample.patches} does not exist")
     known = {sample.counts.resolve() for sample in listed.values()}
     apart = [path.name for path in sorted((task / "adata").glob("*.h5ad")) if path.resolve() not in known]
     if apart:
         warnings.append(f"no split lists {', '.join(apart[:5])}{', ...' if len(apart) > 5 else ''}; left out")
     panel = task / PANEL if (task / PANEL).is_file() else None
-    warnings += [*said, *(_check_panel(panel, [*ready, *bare]) if panel else ())]
-    return Cohort(task, "hest-bench", tuple(ready), tuple(skipped), tuple(warnings), tuple(bare), panel)
+    warnings += [*said, *(_check_panel(panel, [*found.ready, *found.bare]) if panel else ())]
+    return found.cohort(task, "hest-bench", warnings, panel)
 
 
 def read_one(counts: Path, reading: Reading) -> Section | None:  # noqa: ARG001 - the layout leaves no choice

@@ -22,13 +22,13 @@ from genrag_cli.cohorts.base import (
     refuse_duplicates,
     unique_genes,
 )
+from genrag_cli.cohorts.listing import Listing
+from genrag_cli.cohorts.technologies import SPACING_UM
 from genrag_cli.errors import CohortError
 from genrag_cli.types import GeneNames, Strings
 
 LAYOUT = "counts/*.tsv or *.tsv.gz with spots/*_selection.tsv and images/"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
-SPOT_PITCH_UM = 200.0
-SPOT_DIAMETER_UM = 100.0
 _COUNT_SUFFIXES = (".tsv.gz", ".tsv")
 _POSITION_COLUMNS = ("x", "y", "pixel_x", "pixel_y")
 
@@ -99,21 +99,17 @@ def read_cohort(root: Path, reading: Reading) -> Cohort:  # noqa: ARG001 - the l
             if path.stem in images:
                 raise CohortError(f"two images for section {path.stem}: {images[path.stem]} and {path}", "Keep one.")
             images[path.stem] = path
-    ready, bare, skipped = [], [], []
+    found = Listing()
     tables = _count_tables(root)
     for name, counts in tables.items():
         positions = root / "spots" / f"{name}_selection.tsv"
         if not positions.is_file():
-            skipped.append((name, f"no positions: {positions} does not exist"))
+            found.skip(name, f"no positions: {positions} does not exist")
             continue
-        section = _describe(name, counts, positions, images.get(name))
-        if section.slide is None:
-            skipped.append((name, f"no image: {root / 'images' / name}.{{jpg,png,tif}} does not exist"))
-            bare.append(section)
-        else:
-            ready.append(section)
-    warnings = tuple(f"image without counts: {path}" for name, path in images.items() if name not in tables)
-    return Cohort(root, "legacy-st", tuple(ready), tuple(skipped), warnings, tuple(bare))
+        lacking = "" if name in images else f"no image: {root / 'images' / name}.{{jpg,png,tif}} does not exist"
+        found.add(_describe(name, counts, positions, images.get(name)), lacking)
+    alone = (f"image without counts: {path}" for name, path in images.items() if name not in tables)
+    return found.cohort(root, "legacy-st", alone)
 
 
 def read_one(counts: Path, reading: Reading) -> Section | None:  # noqa: ARG001 - the layout leaves no choice
@@ -135,8 +131,8 @@ def _describe(name: str, counts: Path, positions: Path, image: Path | None) -> S
         counts=counts,
         reader=LegacyTables(counts, positions),
         technology="st",
-        spot_diameter_um=SPOT_DIAMETER_UM,
-        spot_pitch_um=SPOT_PITCH_UM,
+        spot_diameter_um=SPACING_UM["st"][1],
+        spot_pitch_um=SPACING_UM["st"][0],
     )
 
 

@@ -16,8 +16,8 @@ counts.
 | spot_um, pitch_um | diameter of a spot, distance of neighbouring spots |
 | note | for readers of the table; not read |
 
-Other columns are kept as facts about the section; one that is called almost like one of these is said. Letter case of
-a header does not matter, and commas, semicolons and tabs may stand between cells.
+Other columns are kept as facts about the section, in `obs` of its store; one that is called almost like one of these is
+said. Letter case of a header does not matter, and commas, semicolons and tabs may stand between cells.
 """
 
 import csv
@@ -33,6 +33,7 @@ from typing import Any
 from genrag_cli.cohorts.base import Cohort, Reading, Section
 from genrag_cli.cohorts.formats import describe_counts, known_formats
 from genrag_cli.cohorts.legacy_st import LegacyTables
+from genrag_cli.cohorts.listing import Listing
 from genrag_cli.cohorts.names import why_unusable
 from genrag_cli.cohorts.xenium import XeniumCells, align
 from genrag_cli.errors import CohortError, nearest
@@ -42,6 +43,7 @@ COLUMNS = (
     "section", "format", "counts", "positions", "slide", "patches", "patient", "species", "technology", "mpp",
     "spot_um", "pitch_um", "note",
 )  # fmt: skip
+NO_SLIDE = "no slide: the table names none, and none lies where its layout has it"
 _PATHS = ("counts", "positions", "slide", "patches")
 _SAVE = "Save it as CSV in UTF-8, every text that holds a comma, a quote or a line break within quotes."
 _LENGTHS = {"mpp": "mpp_given", "spot_um": "spot_diameter_um", "pitch_um": "spot_pitch_um"}
@@ -55,7 +57,7 @@ def read_manifest(path: Path, reading: Reading) -> Cohort:
             that are none, names that no bank can keep, two rows of one name or of the same counts.
     """
     rows = _read_rows(path)
-    ready, bare, skipped, wrong = [], [], [], []
+    found, wrong = Listing(), []
     lines: dict[Path, int] = {}
     for line, row in rows:
         try:
@@ -67,12 +69,8 @@ def read_manifest(path: Path, reading: Reading) -> Cohort:
             wrong.append(f"line {line}: section {section.name[:60]!r} cannot be called so: {why}")
         if (other := lines.setdefault(section.counts.resolve(), line)) != line:
             wrong.append(f"line {line}: has the counts of line {other}, {section.counts}")
-        if section.image is not None:
-            ready.append(section)
-        else:
-            skipped.append((section.name, "no slide: the table names none, and none lies where its layout has it"))
-            bare.append(section)
-    twice = [name for name, n in Counter(s.name for s in (*ready, *bare)).items() if n > 1]
+        found.add(section, "" if section.image else NO_SLIDE)
+    twice = [name for name, n in Counter(s.name for s in (*found.ready, *found.bare)).items() if n > 1]
     wrong += [f"section {name!r} has several rows; name them in column section" for name in twice]
     if wrong:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
@@ -80,7 +78,7 @@ def read_manifest(path: Path, reading: Reading) -> Cohort:
             f"{path}: {'; '.join(wrong[:10])}{more}",
             "Correct these rows or take them out. Columns: " + ", ".join(COLUMNS),
         )
-    return Cohort(path, "manifest", tuple(ready), tuple(skipped), tuple(_doubt(path, rows[0][1])), tuple(bare))
+    return found.cohort(path, "manifest", _doubt(path, rows[0][1]))
 
 
 def write_manifest(path: Path, cohort: Cohort, formats: dict[str, str]) -> str:

@@ -4,7 +4,6 @@ Knows the transformations of OME-NGFF's proposal 0.5 as SpatialData writes them 
 rotation, mapAxis, sequence), in Zarr 2 and 3. Reads JSON only: no pixels, no geometries.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from genrag_cli.cohorts import affine
+from genrag_cli.cohorts.listing import read_json
 from genrag_cli.errors import CohortError
 
 _UM = {"micrometer": 1.0, "micrometre": 1.0, "um": 1.0, "µm": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}
@@ -45,7 +45,7 @@ def read_attributes(folder: Path) -> dict[str, Any]:
     """User attributes of a Zarr group or array, version 2 or 3; empty where there are none."""
     for name in ("zarr.json", ".zattrs"):
         if (folder / name).is_file():
-            stated = _read_json(folder / name)
+            stated = read_json(folder / name)
             return dict(stated.get("attributes") or {}) if name == "zarr.json" else stated
     return {}
 
@@ -166,17 +166,7 @@ def _plane(matrix: Any, axes: list[str], out: list[str]) -> affine.Affine:
 def _array(folder: Path) -> tuple[list[int], str]:
     """Shape and data type of a Zarr array."""
     if (folder / "zarr.json").is_file():
-        stated = _read_json(folder / "zarr.json")
+        stated = read_json(folder / "zarr.json")
         return stated["shape"], str(stated["data_type"])
-    stated = _read_json(folder / ".zarray")
+    stated = read_json(folder / ".zarray")
     return stated["shape"], str(stated["dtype"])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CohortError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(stated, dict):
-        raise CohortError(f"{path}: expected a JSON object, found {type(stated).__name__}")
-    return stated

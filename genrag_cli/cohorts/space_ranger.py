@@ -5,7 +5,6 @@ which holds both. The module lists what is there, `space_ranger_counts` reads it
 user's own file, and patients are nowhere stated.
 """
 
-import json
 import math
 import os
 import re
@@ -14,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from genrag_cli.cohorts.base import Cohort, Reading, Section
+from genrag_cli.cohorts.listing import Listing, read_json
 from genrag_cli.cohorts.slide_beside import describe_preview, find_images
 from genrag_cli.cohorts.space_ranger_counts import HdBins, VisiumSpots
-from genrag_cli.cohorts.tenx import find_species, read_genomes
+from genrag_cli.cohorts.technologies import HD_BIN_UM, POOLED_UM, SPACING_UM, find_species
+from genrag_cli.cohorts.tenx import read_genomes
 from genrag_cli.errors import CohortError
 
 LAYOUT = "[outs/]*filtered_feature_bc_matrix(.h5) with spatial/tissue_positions*, or [outs/]binned_outputs/square_*um/"
-SPOT_PITCH_UM, SPOT_DIAMETER_UM = 100.0, 55.0
-HD_BIN_UM, HD_SPOT_UM = 16, 128.0
 _MATRIX = re.compile(r"^(?:(.+)_)?(filtered|raw)_feature_bc_matrix(\.h5)?$")
 _BINS = re.compile(r"^square_(\d{3})um$")
 _POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
@@ -37,20 +36,13 @@ def read_cohort(root: Path, reading: Reading) -> Cohort:
 
     Sections that cannot be read as asked (no bins of the size, no positions, damaged metadata) are skipped.
     """
-    ready, bare, skipped = [], [], []
+    found = Listing()
     for folder in sorted(_section_folders(root)):
-        name = _name(folder)
         try:
-            section, lacking = _describe(_choose_bins(folder, reading), reading)
+            found.add(*_describe(_choose_bins(folder, reading), reading))
         except CohortError as error:
-            skipped.append((name, " ".join(filter(None, (error.message, error.hint)))))
-            continue
-        if section.slide is None:
-            skipped.append((name, lacking))
-            bare.append(section)
-        else:
-            ready.append(section)
-    return Cohort(root, "space-ranger", tuple(ready), tuple(skipped), (), tuple(bare))
+            found.skip(_name(folder), error)
+    return found.cohort(root, "space-ranger")
 
 
 def read_one(counts: Path, reading: Reading) -> Section | None:
@@ -167,7 +159,7 @@ def _describe(folder: Path, reading: Reading, matrix: Path | None = None) -> tup
     if not is_hd:
         return Section(
             **common, reader=VisiumSpots(matrix, lists[0]), technology="visium",
-            spot_diameter_um=SPOT_DIAMETER_UM, spot_pitch_um=SPOT_PITCH_UM,
+            spot_diameter_um=SPACING_UM["visium"][1], spot_pitch_um=SPACING_UM["visium"][0],
         ), lacking  # fmt: skip
     reader = _bins_reader(matrix, lists[0], facts, int(bins[1]) if bins else None, reading)
     return Section(
@@ -179,7 +171,7 @@ def _describe(folder: Path, reading: Reading, matrix: Path | None = None) -> tup
 def _bins_reader(
     matrix: Path, positions: Path, facts: dict[str, float], named_um: int | None, reading: Reading
 ) -> HdBins:
-    bin_um, spot_um = facts.get("bin_size_um") or float(named_um or 0), reading.spot_um or HD_SPOT_UM
+    bin_um, spot_um = facts.get("bin_size_um") or float(named_um or 0), reading.spot_um or POOLED_UM["visium-hd"]
     if named_um and bin_um != named_um:
         raise CohortError(f"{matrix.parent}: scalefactors_json.json says bins of {bin_um:g} um")
     if reading.bin_um and reading.bin_um != bin_um:
@@ -205,11 +197,7 @@ def _read_scalefactors(folder: Path) -> dict[str, float]:
     path = next(iter(sorted((folder / "spatial").glob("*scalefactors_json.json"))), None)
     if path is None:
         return {}
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        return {k: float(v) for k, v in stated.items() if isinstance(v, int | float) and 0 < v < math.inf}
-    except (OSError, ValueError, AttributeError) as error:
-        raise CohortError(f"{path}: cannot be read as a JSON object ({error})") from error
+    return {k: float(v) for k, v in read_json(path).items() if isinstance(v, int | float) and 0 < v < math.inf}
 
 
 def _find_slide(outs: Path, name: str, spatial: Path) -> tuple[Path | None, str, tuple[str, ...]]:

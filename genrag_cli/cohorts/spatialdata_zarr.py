@@ -15,18 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from genrag_cli.cohorts.base import Cohort, Reading, Section
+from genrag_cli.cohorts.listing import Listing
 from genrag_cli.cohorts.ngff_systems import is_group, read_attributes
 from genrag_cli.cohorts.shapes import read_radii
 from genrag_cli.cohorts.spatialdata_place import Place, find_place
 from genrag_cli.cohorts.spatialdata_table import SpatialTable, has_array_indices
 from genrag_cli.cohorts.spot_positions import HEXAGONAL, SQUARE, fit_pitch
+from genrag_cli.cohorts.technologies import HD_BIN_UM, POOLED_UM, SPACING_UM
 from genrag_cli.errors import CohortError
 
 LAYOUT = "*.zarr (or such a folder itself) with tables/ and shapes/"
-VISIUM_PITCH_UM, VISIUM_DIAMETER_UM = 100.0, 55.0
+VISIUM_PITCH_UM, VISIUM_DIAMETER_UM = SPACING_UM["visium"]
 CELL_SPOT_UM = 100.0
 """Side of the squares that cells are pooled to by default, as HEST-1k pools Xenium."""
-HD_BIN_UM, HD_SPOT_UM = 16, 128.0
 COARSEST_UM = 2.0
 """An image of larger pixels shows no cells; the previews that Space Ranger makes have 3 to 6 um."""
 _BINS = re.compile(r"square_(\d{3})um")
@@ -72,17 +73,14 @@ def read_cohort(root: Path, reading: Reading) -> Cohort:
 
     Reads metadata, and positions of spots where they settle what a region is; no counts.
     """
-    ready, bare, skipped = [], [], []
+    listing = Listing()
     for store in _stores(root):
         found, left_out = _list_sections(store, reading)
-        skipped += left_out
+        for name, why in left_out:
+            listing.skip(name, why)
         for section, lacking in found:
-            if lacking:
-                skipped.append((section.name, lacking))
-                bare.append(section)
-            else:
-                ready.append(section)
-    return Cohort(root, "spatialdata", tuple(ready), tuple(skipped), (), tuple(bare))
+            listing.add(section, lacking)
+    return listing.cohort(root, "spatialdata")
 
 
 def read_one(counts: Path, reading: Reading) -> Section | None:
@@ -192,7 +190,7 @@ def _describe(region: _Region, name: str, place: Place, reading: Reading) -> tup
     technology, diameter, spacing = "unknown", None, None
     if region.bin_um:
         technology = "visium-hd"
-        side = reading.spot_um or HD_SPOT_UM
+        side = reading.spot_um or POOLED_UM["visium-hd"]
         found = region.bin_um / pitch if pitch else place.mpp
         reader = replace(reader, pooled_um=side, asked=True, mpp=reading.mpp or found)
     elif pitch is not None:

@@ -8,7 +8,6 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,6 @@ from genrag_cli.errors import CohortError
 from genrag_cli.types import Ints, Strings
 
 GENE_EXPRESSION = "Gene Expression"
-_SPECIES = (
-    ("human", re.compile(r"GRCh3[678]|hg(18|19|38)", re.IGNORECASE)),
-    ("mouse", re.compile(r"GRCm3[89]|mm(9|10|39)", re.IGNORECASE)),
-    ("rat", re.compile(r"mRatBN7|Rnor_?\d|\brn\d", re.IGNORECASE)),
-)
 _SUFFIX = re.compile(r"-\d+$")
 # What h5py, gzip and the MTX parser raise for damaged files.
 _DAMAGE = (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, zlib.error)
@@ -100,12 +94,6 @@ def read_genomes(path: Path) -> tuple[str, ...]:
             return ()
         except _DAMAGE as error:
             raise CohortError(f"{path}: its features cannot be read ({error})") from error
-
-
-def find_species(genomes: Iterable[str]) -> str | None:
-    """The species of reference genomes such as GRCh38 or mm10-2020-A; None where none is known or several are."""
-    found = {species for genome in genomes for species, pattern in _SPECIES if pattern.search(genome)}
-    return found.pop() if len(found) == 1 else None
 
 
 def choose_genes(features: Features, source: Path) -> tuple[NDArray[np.bool_], tuple[str, ...]]:

@@ -9,7 +9,6 @@ without such a file is not usable. The module looks at no pixels, and patients a
 """
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -23,15 +22,15 @@ import numpy as np
 from genrag_cli.cohorts import affine
 from genrag_cli.cohorts.base import Cohort, Measured, Reading, Section, assemble_measured, unique_genes
 from genrag_cli.cohorts.controls import find_genes
-from genrag_cli.cohorts.hest import SPECIES
+from genrag_cli.cohorts.listing import Listing, read_json
 from genrag_cli.cohorts.pooling import pool
 from genrag_cli.cohorts.slide_beside import SUFFIXES
+from genrag_cli.cohorts.technologies import POOLED_UM, name_species
 from genrag_cli.cohorts.tenx import join_barcodes, matrix_files, read_features, read_matrix
 from genrag_cli.errors import CohortError
 from genrag_cli.types import Doubles, GeneNames, Strings
 
 LAYOUT = "[outs/]experiment.xenium with cell_feature_matrix(.h5) and cells.parquet or cells.csv.gz"
-SPOT_UM = 100.0
 """Side of the squares that cells are pooled to by default, as HEST-1k pools Xenium."""
 _EXPERIMENT, _PANEL = "experiment.xenium", "gene_panel.json"
 _MATRICES = ("cell_feature_matrix.h5", "cell_feature_matrix")
@@ -131,19 +130,13 @@ def looks_like(root: Path) -> bool:
 
 def read_cohort(root: Path, reading: Reading) -> Cohort:
     """Lists the runs of a folder, which may itself be one; opens no counts."""
-    ready, bare, skipped = [], [], []
+    found = Listing()
     for folder in sorted(_section_folders(root)):
         try:
-            section, lacking = _describe(folder, reading)
+            found.add(*_describe(folder, reading))
         except CohortError as error:
-            skipped.append((_name(folder), " ".join(filter(None, (error.message, error.hint)))))
-            continue
-        if lacking:
-            skipped.append((section.name, lacking))
-            bare.append(section)
-        else:
-            ready.append(section)
-    return Cohort(root, "xenium", tuple(ready), tuple(skipped), (), tuple(bare))
+            found.skip(_name(folder), error)
+    return found.cohort(root, "xenium")
 
 
 def read_one(counts: Path, reading: Reading) -> Section | None:
@@ -190,7 +183,7 @@ def _describe(folder: Path, reading: Reading, counts: Path | None = None) -> tup
         lacking = f"no {' or '.join(_MATRICES)}" if matrix is None else f"no {', '.join(_CELLS)}"
         raise CohortError(f"{lacking} in {folder}")
     experiment = folder / _EXPERIMENT if (folder / _EXPERIMENT).is_file() else None
-    facts = {} if experiment is None else _read_json(experiment)
+    facts = {} if experiment is None else read_json(experiment)
     slide, alignment, lacking = _find_he(folder)
     mpp = None
     if slide is not None and alignment is not None:
@@ -203,7 +196,7 @@ def _describe(folder: Path, reading: Reading, counts: Path | None = None) -> tup
     species, notes = _read_species(facts, folder / _PANEL)
     if slide is None:
         notes.append(f"{_UNPLACED}: {lacking}")
-    spot_um = reading.spot_um or SPOT_UM
+    spot_um = reading.spot_um or POOLED_UM["xenium"]
     section = Section(
         name=_name(folder),
         patient=None,
@@ -285,18 +278,8 @@ def _words(path: Path) -> set[str]:
     return set(_WORDS.split(path.name.lower()))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CohortError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(stated, dict):
-        raise CohortError(f"{path}: expected a JSON object, found {type(stated).__name__}")
-    return stated
-
-
 def _read_pixel_size(experiment: Path) -> float:
-    stated = _read_json(experiment).get("pixel_size")
+    stated = read_json(experiment).get("pixel_size")
     if isinstance(stated, int | float) and 0 < stated < math.inf:
         return float(stated)
     raise CohortError(f"{experiment}: pixel_size is {stated!r}, not um per px of the morphology image")
@@ -307,11 +290,11 @@ def _read_species(facts: dict[str, Any], panel: Path) -> tuple[str | None, list[
     stated = {_EXPERIMENT: facts.get("panel_organism")}
     if panel.is_file():
         try:
-            stated[_PANEL] = _read_json(panel)["payload"]["panel"].get("species")
+            stated[_PANEL] = read_json(panel)["payload"]["panel"].get("species")
         except (CohortError, KeyError, TypeError, AttributeError):
             stated[_PANEL] = None  # the panel's genes come from the matrix, so nothing is lost
     known = {file: text.strip().lower() for file, text in stated.items() if isinstance(text, str)}
-    known = {file: SPECIES.get(text, text) for file, text in known.items() if text not in _UNSTATED}
+    known = {file: name_species(text) for file, text in known.items() if text not in _UNSTATED}
     if len(set(known.values())) > 1:
         found = " and ".join(f"{text} ({file})" for file, text in known.items())
         return None, [f"the species is stated as {found}, so neither is taken"]

@@ -6,7 +6,7 @@ module cannot see whether it is.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ def technical_genes(genes: ArrayLike) -> NDArray[np.bool_]:
     return np.array([any(rule.search(gene) for rule in rules) for gene in named], dtype=bool)
 
 
-def core_panel(genes: ArrayLike, sections: Sequence[GeneStatistics], n: int = N_CORE) -> Ints:
+def core_panel(genes: ArrayLike, sections: Iterable[GeneStatistics], n: int | None = N_CORE) -> Ints:
     """The `corrected` recipe for anchor genes.
 
     1. In each section, rank genes by variance; the best 2,000 of each section form a union.
@@ -56,8 +56,8 @@ def core_panel(genes: ArrayLike, sections: Sequence[GeneStatistics], n: int = N_
 
     Args:
         genes: (G,) symbols.
-        sections: statistics of each bank section over these genes, all in one scale.
-        n: how many to keep.
+        sections: statistics of each bank section over these genes, all in one scale; looked at once, one at a time.
+        n: how many to keep; None: 300, or all where fewer pass.
 
     Returns:
         (n,) indices into `genes` by decreasing variance.
@@ -66,17 +66,14 @@ def core_panel(genes: ArrayLike, sections: Sequence[GeneStatistics], n: int = N_
         GeneragError: where fewer than n genes are left.
     """
     rows, pooled = _core_candidates(genes, sections)
+    if n is None:
+        n = min(N_CORE, max(1, len(rows)))
     if len(rows) < n:
         raise GeneragError(
             f"{n} anchor genes asked for; {len(rows)} of {len(pooled.mean)} genes pass the recipe",
             f"Ask for at most {len(rows)} with --anchors, or give a list of genes." if len(rows) else "",
         )
     return rows[_highest(pooled.variance[rows], n)]
-
-
-def count_core(genes: ArrayLike, sections: Sequence[GeneStatistics]) -> int:
-    """How many genes pass steps 1 to 3 of `core_panel`: the most that it can return."""
-    return len(_core_candidates(genes, sections)[0])
 
 
 def global_panel(statistics: GeneStatistics, n: int = N_GLOBAL, min_detected: float = MIN_DETECTED) -> Ints:
@@ -141,20 +138,23 @@ def _highest(scores: Doubles, n: int) -> Ints:
     return np.argsort(-scores, kind="stable")[:n]
 
 
-def _core_candidates(genes: ArrayLike, sections: Sequence[GeneStatistics]) -> tuple[Ints, GeneStatistics]:
+def _core_candidates(genes: ArrayLike, sections: Iterable[GeneStatistics]) -> tuple[Ints, GeneStatistics]:
     """Genes that pass steps 1 to 3 of `core_panel`, in the order given, and the pooled statistics of all genes."""
     names = np.asarray(genes, dtype=np.str_)
-    pooled = pool_statistics(sections)
-    if len(names) != len(pooled.mean):
-        raise GeneragError(f"{len(names)} gene names for statistics over {len(pooled.mean)} genes")
     left = np.zeros(len(names), dtype=bool)
-    for section in sections:
-        left[_highest(section.variance, _N_PER_SECTION)] = True
+
+    def look() -> Iterator[GeneStatistics]:
+        for section in sections:
+            if len(names) != len(section.mean):
+                raise GeneragError(f"{len(names)} gene names for statistics over {len(section.mean)} genes")
+            left[_highest(section.variance, _N_PER_SECTION)] = True
+            yield section
+
+    pooled = pool_statistics(look())
     left &= ~technical_genes(names) & (pooled.detected >= MIN_DETECTED)
     for score in (pooled.mean, pooled.sd):
         among = np.zeros(len(names), dtype=bool)
         among[_highest(score, _N_HIGHEST)] = True
         left &= among
     left &= pooled.sd > 0
-    rows = np.flatnonzero(left)
-    return rows, pooled
+    return np.flatnonzero(left), pooled

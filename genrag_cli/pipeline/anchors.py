@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from genrag_cli.errors import CohortError, UsageError
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.moments import GeneStatistics, gene_statistics
-from genrag_cli.genes.panels import N_CORE, core_panel, count_core, read_panel_file
+from genrag_cli.genes.panels import core_panel, read_panel_file
 from genrag_cli.genes.published_panels import PANELS
 from genrag_cli.stores.bank import SectionReader
 from genrag_cli.stores.layout import statistic_column
@@ -25,8 +25,6 @@ from genrag_cli.types import COUNTS, LOG1P_CP10K, Doubles, Ints, Listener, Scale
 SCALES = (LOG1P_CP10K, COUNTS)
 """The scales that banks have statistics and heads for."""
 STATISTICS = tuple(f.name for f in dataclasses.fields(GeneStatistics) if f.name != "n_spots")
-HELD_BYTES = 400_000_000
-"""Statistics of sections that are kept between two looks at them; those of further sections are read again."""
 
 
 @dataclass(frozen=True)
@@ -101,67 +99,26 @@ def summarise(counts: Any, totals: Doubles, measured: NDArray[np.bool_] | None) 
     return found
 
 
-class StoredStatistics(Sequence[GeneStatistics]):
-    """Statistics of sections in a scale, read when they are looked at.
+def stored_statistics(
+    sections: Sequence[SectionReader], scale: Scale, genes: Ints | None = None
+) -> Iterator[GeneStatistics]:
+    """What the stores of sections say of their genes in a scale, one section at a time.
 
     Args:
         sections: of a bank.
         scale: one of `SCALES`.
+        genes: columns to keep; None: all.
     """
-
-    def __init__(self, sections: Sequence[SectionReader], scale: Scale) -> None:
-        self._sections = sections
-        self._columns = {name: statistic_column(scale.name, name) for name in STATISTICS}
-        self._held: dict[int, GeneStatistics] = {}
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._sections)
-
-    @overload
-    def __getitem__(self, index: int) -> GeneStatistics: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[GeneStatistics]: ...
-    def __getitem__(self, index: int | slice) -> GeneStatistics | list[GeneStatistics]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        if index in self._held:
-            return self._held[index]
-        section = self._sections[index]
-        found = section.gene_columns(*self._columns.values())
-        values = {name: found[column] for name, column in self._columns.items()}
-        statistics = GeneStatistics(n_spots=len(section), **values)
-        size = sum(v.nbytes for v in values.values())
-        if self._bytes + size <= HELD_BYTES:
-            self._held[index], self._bytes = statistics, self._bytes + size
-        return statistics
-
-
-class _SomeGenes(Sequence[GeneStatistics]):
-    """The same statistics of some genes only."""
-
-    def __init__(self, whole: Sequence[GeneStatistics], genes: Ints) -> None:
-        self._whole, self._genes = whole, genes
-
-    def __len__(self) -> int:
-        return len(self._whole)
-
-    @overload
-    def __getitem__(self, index: int) -> GeneStatistics: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[GeneStatistics]: ...
-    def __getitem__(self, index: int | slice) -> GeneStatistics | list[GeneStatistics]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        whole = self._whole[index]
-        cut = {name: getattr(whole, name)[self._genes] for name in STATISTICS}
-        return dataclasses.replace(whole, **cut)
+    named = {name: statistic_column(scale.name, name) for name in STATISTICS}
+    kept = slice(None) if genes is None else genes
+    for section in sections:
+        found = section.gene_columns(*named.values())
+        yield GeneStatistics(n_spots=len(section), **{name: found[column][kept] for name, column in named.items()})
 
 
 def choose_anchors(
     genes: Strings,
     sections: Sequence[SectionReader],
-    statistics: Sequence[GeneStatistics],
     options: AnchorOptions,
     listener: Listener,
 ) -> tuple[Strings, str]:
@@ -170,7 +127,6 @@ def choose_anchors(
     Args:
         genes: (G,) of the bank.
         sections: of the version.
-        statistics: of each of them, log1p of counts per 10,000.
         options: which.
         listener: told where there are fewer than usual.
 
@@ -201,12 +157,7 @@ def choose_anchors(
         raise CohortError(f"no gene was measured in all {len(sections)} sections, and anchors need such genes")
     names, panel = genes[rows], PANELS[options.panel]
     if panel.choose is None:
-        if len(rows) < len(genes):
-            statistics = _SomeGenes(statistics, rows)
-        wanted = options.number or min(N_CORE, count_core(names, statistics))
-        if options.number is None and wanted < N_CORE:
-            listener.warn(f"{wanted} genes pass the recipe for anchors, fewer than the usual {N_CORE}; all are taken")
-        chosen = core_panel(names, statistics, wanted)
+        chosen = core_panel(names, stored_statistics(sections, LOG1P_CP10K, rows), options.number)
     else:
 
         def walk() -> Iterator[Any]:
@@ -214,6 +165,9 @@ def choose_anchors(
                 yield section.counts()[:, rows]
 
         chosen = panel.choose(names, walk, options.number)
-        if options.number is None and panel.number is not None and len(chosen) < panel.number:
-            listener.warn(f"{len(chosen)} genes pass panel {options.panel}, fewer than the usual {panel.number}")
+    if options.number is None and panel.number is not None and len(chosen) < panel.number:
+        listener.warn(
+            f"{len(chosen)} genes pass the recipe for anchors ({options.panel}), fewer than the usual {panel.number}; "
+            "all are taken"
+        )
     return names[chosen], options.panel

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from genrag_cli.cohorts import Reading
 from genrag_cli.errors import UsageError
 from genrag_cli.pipeline.anchors import AnchorOptions
-from genrag_cli.pipeline.geometry import Crop, expect_crop
-from genrag_cli.pipeline.new_bank import MissingGenes
-from genrag_cli.pipeline.options import expect_lengths
+from genrag_cli.pipeline.geometry import expect_crop
+from genrag_cli.pipeline.options import Crop, MissingGenes, UnknownPatient, expect_lengths
 from genrag_cli.pipeline.sections import GeneRules, PixelRules
 
 
@@ -32,7 +31,7 @@ class BankOptions:
     """Layout that was asked for, for the record."""
     reading: Reading = field(default_factory=Reading)
     """How the sections were read, for the record."""
-    unknown_patient: str | None = None
+    unknown_patient: UnknownPatient | None = None
     """`section`: a section of unknown patient counts as a patient of its own, and says so."""
     species: str | None = None
     genes: GeneRules = field(default_factory=GeneRules)

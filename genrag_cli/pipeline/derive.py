@@ -19,11 +19,11 @@ from genrag_cli.backbones.probe import Head, fit_folds
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.moments import pool_statistics
 from genrag_cli.genes.scales import to_scale
-from genrag_cli.pipeline.anchors import SCALES, STATISTICS, AnchorOptions, StoredStatistics, choose_anchors
+from genrag_cli.pipeline.anchors import SCALES, STATISTICS, AnchorOptions, choose_anchors, stored_statistics
 from genrag_cli.retrieval.dictionary import standardise
 from genrag_cli.stores.bank import Bank, SectionReader, read_embeddings
 from genrag_cli.stores.bank_writer import BankWriter
-from genrag_cli.types import LOG1P_CP10K, Doubles, Floats, Ints, Listener, Progress, Scale, Strings, fingerprint
+from genrag_cli.types import Doubles, Floats, Ints, Listener, Progress, Scale, Strings, fingerprint
 
 HEAD_SPOTS = 100_000
 """Spots that a head is fitted on at most. On made-up sections of 250 patients, with the covariance of real embeddings,
@@ -114,11 +114,10 @@ def derive(
     entries = {s["name"]: s for s in manifest["sections"]}
     sections = [SectionReader.open(folder, entries[name]) for name in names]
     genes: Strings = np.asarray(manifest["genes"], np.str_)
-    known = {scale: StoredStatistics(sections, scale) for scale in SCALES}
-    anchors, source = choose_anchors(genes, sections, known[LOG1P_CP10K], options, listener)
+    anchors, source = choose_anchors(genes, sections, options, listener)
     arrays: dict[str, NDArray[Any]] = {}
     for scale in SCALES:
-        pooled = pool_statistics(known.pop(scale))
+        pooled = pool_statistics(stored_statistics(sections, scale))
         arrays |= {f"genes/{scale.name}/{name}": getattr(pooled, name) for name in STATISTICS}
     problem = gather(sections, manifest["backbones"][backbone], columns(genes, anchors), listener)
     arrays |= {"features/mean": problem.mean, "features/sd": problem.sd}

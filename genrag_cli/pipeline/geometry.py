@@ -5,14 +5,14 @@ The geometry of a bank stands in its manifest as a flat dict: `crop`, `spot_um`,
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from genrag_cli.cohorts import Section
 from genrag_cli.errors import BankError, CohortError, UsageError
+from genrag_cli.pipeline.options import Crop
 
-Crop = Literal["fov", "stem"]
 Geometry = Mapping[str, Any]
 STEM_PX = 224
 

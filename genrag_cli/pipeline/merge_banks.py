@@ -6,7 +6,7 @@ No slide is opened and nothing embedded. Genes are matched by the names that the
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +15,11 @@ from genrag_cli.genes.align import columns
 from genrag_cli.pipeline.anchors import AnchorOptions
 from genrag_cli.pipeline.derive import add_version
 from genrag_cli.pipeline.mix_ups import refuse_names
+from genrag_cli.pipeline.options import CommonGenes
 from genrag_cli.stores.atomic import lock_is_held, writer_lock
 from genrag_cli.stores.bank import Bank, read_manifest
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import BackboneCard, GeneNames, Ints, Listener, Progress, Strings
-
-Genes = Literal["shared", "equal"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ class _Plan:
 
 
 def merge_banks(
-    first: Path, second: Path, out: Path, listener: Listener, *, genes: Genes = "shared", dry_run: bool = False
+    first: Path, second: Path, out: Path, listener: Listener, *, genes: CommonGenes = "shared", dry_run: bool = False
 ) -> None:
     """`generag bank merge`: a new bank with the sections of two, whose stores are copied and not embedded again.
 
@@ -151,7 +150,7 @@ def _expect_fit(one: _Source, two: _Source) -> None:
             )
 
 
-def _join_genes(one: _Source, two: _Source, genes: Genes) -> GeneNames:
+def _join_genes(one: _Source, two: _Source, genes: CommonGenes) -> GeneNames:
     """The genes of the new bank in the first's order, with their ids."""
     if genes == "equal" and not np.array_equal(one.genes, two.genes):
         odd = sorted({*one.manifest["genes"]} ^ {*two.manifest["genes"]})

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +11,9 @@ from genrag_cli.cohorts import Section
 from genrag_cli.errors import BankError, CohortError, UsageError
 from genrag_cli.genes.identity import Match, match, shared, united
 from genrag_cli.genes.species import plain_name
+from genrag_cli.pipeline.options import MissingGenes
 from genrag_cli.pipeline.sections import GeneRules, SectionGenes, read_genes
 from genrag_cli.types import GeneNames, Listener, Progress, fingerprint
-
-MissingGenes = Literal["refuse", "mask"]
 
 
 @dataclass(frozen=True, eq=False)

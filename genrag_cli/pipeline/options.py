@@ -11,6 +11,18 @@ if TYPE_CHECKING:
 
 Preset = Literal["default", "paper"]
 Solving = Literal["working-set", "dense"]
+Written = Literal["values", "none"]
+"""Whether a prediction holds expression, or weights only."""
+Crop = Literal["fov", "stem"]
+"""How large tiles are, see `geometry.tile_um`."""
+MissingGenes = Literal["refuse", "mask"]
+"""What becomes of a gene that a section of a bank did not measure."""
+Repeats = Literal["sum", "refuse"]
+"""What becomes of columns that are one gene."""
+UnknownPatient = Literal["section"]
+"""What a section of unknown patient counts as."""
+CommonGenes = Literal["shared", "equal"]
+"""Which gene lists of two banks go together: those that share some, or equal ones."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +14,12 @@ from genrag_cli.errors import CohortError, GeneragError, SlideError, UsageError
 from genrag_cli.genes.identity import Tidied, match, read_aliases, sum_columns, tidy
 from genrag_cli.genes.species import settle_species, species_of
 from genrag_cli.pipeline.embed import name_source
+from genrag_cli.pipeline.options import Repeats
 from genrag_cli.slides import Slide, open_slide, resolve_pixel_size
 from genrag_cli.slides.base import content_digest
 from genrag_cli.slides.patches import PatchSlide, match_patches, open_patches
 from genrag_cli.stores.atomic import digest_file
 from genrag_cli.types import GeneNames, Ints, Listener, PixelSize, fingerprint
-
-Repeats = Literal["sum", "refuse"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from genrag_cli.cohorts import Cohort, Measured, Reading, Section
 from genrag_cli.cohorts.formats import choose_format, describe_counts
 from genrag_cli.cohorts.names import find_alike, warn_of_patients, why_unusable
+from genrag_cli.cohorts.slide_beside import SUFFIXES
 from genrag_cli.errors import CohortError, GeneragError, SlideError
 from genrag_cli.genes.identity import shared
 from genrag_cli.pipeline.mix_ups import digest_counts, other_size, share_ground
@@ -33,8 +34,10 @@ from genrag_cli.types import Doubles, GeneNames, Listener, PixelSize, Progress, 
 
 OFF_TISSUE = 0.75
 """A darkness under the spots below this is said to be doubtful; her2st has .99 and more, chance is .5."""
-IMAGES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".czi", ".tif", ".tiff", ".btf", ".jpg", ".jpeg", ".png")
 DEPTH = 4
+"""Folders below the one given that `scan` looks into."""
+UM_WITHOUT_SPOT = 50.0
+"""Size of what is looked at under a spot of unknown size."""
 
 
 @dataclass
@@ -212,9 +215,6 @@ def _check_place(one: SectionSurvey, image: Any, size: PixelSize, centres: Any) 
         one.problems.append(f"spots are no darker than the rest of the image ({one.darkness:.2f}): do they lie on it?")
 
 
-UM_WITHOUT_SPOT = 50.0
-
-
 def scan(root: Path, reading: Reading) -> tuple[Cohort, dict[str, str]]:
     """The sections of any folder, and the layout of each, for a table that a person checks.
 
@@ -241,7 +241,7 @@ def scan(root: Path, reading: Reading) -> tuple[Cohort, dict[str, str]]:
     images: dict[str, list[Path]] = {}
     for folder, _, files in os.walk(root):
         for name in files:
-            if Path(name).suffix.lower() in IMAGES and Path(folder).name != "spatial":
+            if Path(name).suffix.lower() in SUFFIXES and Path(folder).name != "spatial":
                 images.setdefault(Path(name).stem.lower(), []).append(Path(folder) / name)
     sections, skipped, formats, taken = [], [], {}, set()
     for known, one in found:

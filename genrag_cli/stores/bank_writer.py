@@ -112,7 +112,8 @@ class BankWriter:
             array_rc: (n, 2) row, column in the lattice.
             statistics: (G,) each, by column of `var` (`layout.statistic_column`): what versions need of the genes, so
                 that none of them has to read the counts for it.
-            entry: more for the manifest: `key`, `patient`, `pixel_size`, ...
+            entry: more for the manifest: `key`, `patient`, `pixel_size`, ...; what its `metadata` says of the section
+                stands in `obs` too, the same for every spot.
             measured: (G,) which of the bank's genes the section measured; None: all.
         """
         import anndata
@@ -122,6 +123,9 @@ class BankWriter:
             {"array_row": array_rc[:, 0], "array_col": array_rc[:, 1], "total_counts": totals},
             index=pd.Index(names.tolist(), dtype=object),
         )
+        for key, value in entry.get("metadata", {}).items():
+            if key not in obs and "/" not in key:  # which names of columns cannot have
+                obs[key] = pd.Categorical([value] * len(obs))
         known = np.ones(len(self.manifest["genes"]), bool) if measured is None else measured
         var = pd.DataFrame({"measured": known, **statistics}, index=pd.Index(self.manifest["genes"], dtype=object))
         if self.manifest["gene_ids"]:

@@ -57,18 +57,34 @@ def test_usage_errors_end_with_2(generag, command):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--preset", "quick"), "Known: default, paper"),
         (("--active", "0"), "--active 0 asked"),
         (("--active", "9", "--alpha", "1"), "both say how strong"),
         (("--gamma", "0.1"), "--gamma goes with --lambda"),
         (("--gap", "2"), "--gap 2 asked"),
         (("--omega", "1.5"), "--omega 1.5 asked"),
-        (("--expression", "some"), "Known: values, none"),
         (("--device", "abacus"), "Use --device cpu"),
     ],
 )
 def test_options_that_cannot_be_end_with_2(generag, slide, built_bank, options, said):
     generag("retrieve", slide, "--bank", built_bank, "--backbone", "stain", "-q", *options).expect_refusal(2, said)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "known"),
+    [
+        ("retrieve", "--preset", ("default", "paper")),
+        ("retrieve", "--expression", ("values", "none")),
+        ("retrieve", "--solver", ("working-set", "dense")),
+        ("build-bank", "--crop", ("fov", "stem")),
+        ("build-bank", "--missing-genes", ("refuse", "mask")),
+        ("build-bank", "--duplicate-genes", ("sum", "refuse")),
+        ("build-bank", "--unknown-patient", ("section",)),
+    ],
+)
+def test_words_that_an_option_does_not_know_end_with_2_and_name_those_it_does(generag, command, flag, known):
+    done = generag(command, "nowhere", flag, "anything")
+    assert done.code == 2
+    assert all(word in done.err for word in (flag, "anything", *known))
 
 
 def test_debug_shows_where_an_expected_error_comes_from(generag, shell, built_bank):

@@ -66,6 +66,4 @@ def test_banks_that_cannot_be_merged_are_refused(generag, bank, other, built_ban
     generag("bank", "merge", bank, built_bank, "--bank", out, "-q").expect_refusal(
         1, "both have a section P1_1", "rename"
     )
-    done = generag("bank", "merge", bank, other, "--bank", out, "--genes", "all", "-q")
-    done.expect_refusal(2, "--genes all asked", "shared, equal")
     generag("bank", "merge", bank, other, "--bank", built_bank, "-q").expect_refusal(1, "is another bank", "--bank")

@@ -9,6 +9,7 @@ import anndata
 import numpy as np
 import pytest
 
+from genrag_cli.stores import zipped
 from genrag_cli.stores.bank import Bank
 from genrag_cli.synthetic import write_cohort
 
@@ -230,3 +231,13 @@ def test_a_list_of_genes_that_cannot_be_read_does_not_stop_the_others(generag, h
     done = generag("build-bank", hest_copy, *options, "--skip-bad")
     assert done.code == 3
     assert Bank.open(tmp_path / "b", "stain").section_of[[0, -1]].tolist() == ["P2_1", "P3_1"]
+
+
+def test_further_columns_of_a_table_stand_in_the_obs_of_its_sections(generag, cohort, tmp_path):
+    rows = [f"{cohort}/counts/{name}.tsv.gz,{organ}" for name, organ in (("P1_1", "skin"), ("P2_1", "liver"))]
+    (tmp_path / "t.csv").write_text("\n".join(["counts,organ", *rows]) + "\n")
+    options = ("--patients", "prefix", *USUAL, "--bank", tmp_path / "b")
+    assert generag("build-bank", tmp_path / "t.csv", *options).code == 0
+    opened = Bank.open(tmp_path / "b", "stain")
+    with zipped.opened(opened.folder / opened.sections[1]["file"]) as group:
+        assert set(zipped.read_frame(group, "obs")["organ"]) == {"liver"}

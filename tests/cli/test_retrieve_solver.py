@@ -87,11 +87,6 @@ def test_the_dense_solver_reaches_the_same_prediction(run, tmp_path):
     assert np.linalg.norm(one.X - other.X) <= 2e-3 * np.linalg.norm(one.X)
 
 
-def test_an_unknown_solver_is_refused(generag, slide, built_bank, tmp_path):
-    common = ("--backbone", "stain", "--bank", built_bank, "--out", tmp_path)
-    generag("retrieve", slide, *common, "--solver", "lars").expect_refusal(2, "working-set, dense")
-
-
 def test_two_ranks_of_torchrun_write_what_one_process_writes(run, slide, built_bank, tmp_path):
     run(tmp_path / "a", *ACTIVE)
     with socket.socket() as probe:

@@ -105,7 +105,7 @@ def test_bins_without_a_pixel_size_need_one_given(write, tmp_path):
 def test_scalefactors_that_contradict_the_folder_or_are_damaged_skip_the_section(write, tmp_path):
     root = write.write_visium(write.write_hd(tmp_path))
     path = root / BINS / "spatial" / "scalefactors_json.json"
-    for text, said in (('{"bin_size_um": 8}', "says bins of 8 um"), ("{", "as a JSON"), ("[1]", "as a JSON")):
+    for text, said in (('{"bin_size_um": 8}', "says bins of 8 um"), ("{", "as JSON"), ("[1]", "a JSON object")):
         path.write_text(text)
         cohort = read_cohort(root, AS_IS)
         assert [s.name for s in cohort.sections] == ["P1"]

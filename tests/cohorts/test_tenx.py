@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from genrag_cli.cohorts.technologies import find_species
 from genrag_cli.cohorts.tenx import (
     choose_genes,
-    find_species,
     join_barcodes,
     matrix_files,
     read_features,
