@@ -93,6 +93,8 @@ def build_bank(
         return
     with writer_lock(folder, BankError):
         writer = BankWriter(folder)
+        # First of all: neither genes nor geometry of a new bank may come from a section that is left out.
+        chosen = _settle_patients(writer, _leave_removed(writer, chosen, listener), options, listener)
         if writer.is_new:
             _create(writer, _readable(chosen, options), options, listener)
         manifest = writer.manifest
@@ -103,7 +105,6 @@ def build_bank(
         refuse_names([g.section.name for g in chosen], [s["name"] for s in manifest["sections"]])
         if anchors.file is not None:  # before the long work, not after it
             columns(manifest["genes"], read_panel_file(anchors.file))
-        chosen = _settle_patients(writer, _leave_removed(writer, chosen, listener), options, listener)
         writer.note(
             skipped=[list(pair) for c in cohorts for pair in c.skipped],
             train=list(dict.fromkeys([*manifest["train"], *(str(c.root) for c in cohorts)])),
@@ -203,8 +204,8 @@ def _settle_patients(
     writer: BankWriter, chosen: list[_Given], options: BankOptions, listener: Listener
 ) -> list[_Given]:
     """The sections with their patients: as stated now, else as the bank knows them; without those left out."""
-    known = {s["name"]: s["patient"] for s in writer.manifest["sections"]}
-    patients = {g.section.name: g.section.patient or known.get(g.section.name) for g in chosen}
+    there = {s["name"]: s["patient"] for s in writer.manifest.get("sections", [])}
+    patients = {g.section.name: g.section.patient or there.get(g.section.name) for g in chosen}
     unknown = [name for name, patient in patients.items() if patient is None]
     if unknown and options.unknown_patient == "section":
         patients |= {name: f"unknown:{name}" for name in unknown}
@@ -214,14 +215,19 @@ def _settle_patients(
             f"the patient of {len(unknown)} of {len(chosen)} sections is unknown, so held-out choices go by section; "
             "name patients with --patients"
         )
-    for text in warn_of_patients([*patients.values(), *known.values()]):
+    # Those in the bank that are not given now count too: they stay in its next version.
+    every = {**there, **patients}
+    for text in warn_of_patients(every.values()):
         listener.warn(text)
-    kept = leave_patients_out(patients, options.leave_out_patients)
-    return [
+    kept = leave_patients_out(every, options.leave_out_patients)
+    settled = [
         _Given(dataclasses.replace(g.section, patient=patients[g.section.name]), g.source)
         for g in chosen
         if g.section.name in kept
     ]
+    if writer.is_new and not settled:
+        raise CohortError("no section is left for the bank", "Leave fewer patients out.")
+    return settled
 
 
 def _each(

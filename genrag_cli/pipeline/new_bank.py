@@ -64,8 +64,9 @@ def freeze_genes(
     if missing == "mask":
         listener.say(f"{len(found.genes)} genes are in at least one of {len(names)} sections")
     else:
-        most = ", ".join(f"{name} {n}" for name, n in sorted(lost.items(), key=lambda i: -i[1])[:8])
-        listener.say(f"{len(found.genes)} genes are in all {len(names)} sections; most dropped: {most}")
+        most = ", ".join(f"{name} {n}" for name, n in sorted(lost.items(), key=lambda i: -i[1])[:8] if n)
+        dropped = f"most dropped: {most}" if most else "none is dropped"
+        listener.say(f"{len(found.genes)} genes are in all {len(names)} sections; {dropped}")
         sizes = {name: len(n.names) for name, n in zip(names, named, strict=True)}
         if 2 * len(found.genes) < max(sizes.values()):
             few = min(sizes, key=lambda name: sizes[name])

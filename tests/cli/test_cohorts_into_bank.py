@@ -183,6 +183,27 @@ def test_a_patient_is_left_out_whole_and_not_beside_unknown_ones(generag, cohort
     assert [s["patient"] for s in info(generag, tmp_path / "b")["sections"]] == ["P1", "unknown:P3_1"]
 
 
+def test_nothing_of_a_patient_who_is_left_out_shapes_the_bank(generag, hest_copy, tmp_path):
+    edit(hest_copy, "P3_1", lambda a: a[:, a.var_names != "HK003"])
+    leave = ("--patients", "prefix", "--leave-out-patient", "P3")
+    assert generag("build-bank", hest_copy, *USUAL, *leave, "--bank", tmp_path / "a").code == 0
+    assert "HK003" in info(generag, tmp_path / "a")["genes"]
+    everyone = [v for name in ("P1", "P2", "P3") for v in ("--leave-out-patient", name)]
+    none_left = generag(
+        "build-bank", hest_copy, *USUAL, "-q", "--patients", "prefix", *everyone, "--bank", tmp_path / "b"
+    )
+    none_left.expect_refusal(1, "no section is left")
+    assert not (tmp_path / "b" / "manifest.json").exists()
+
+
+def test_a_patient_is_not_left_out_beside_unknown_ones_in_the_bank(generag, cohort, hest_copy, tmp_path):
+    bank = ("--bank", tmp_path / "b")
+    assert generag("build-bank", cohort, *USUAL, "--exclude", "P3_1", "--exclude", "P2_1", *bank).code == 0
+    (hest_copy / "st" / "P1_1.h5ad").unlink()
+    leave = ("--patients", "prefix", "--leave-out-patient", "P3", "-q", *bank)
+    generag("build-bank", hest_copy, *USUAL, *leave).expect_refusal(1, "P3 cannot be left out", "P1_1")
+
+
 def test_a_bad_section_stops_the_build_or_is_left_out_and_said(generag, hest_copy, tmp_path):
     edit(hest_copy, "P2_1", negate)
     options = (*USUAL, "-q", "--patients", "prefix", "--bank", tmp_path / "b")
