@@ -91,14 +91,17 @@ class Scale:
     """Which genes a spot's library size is summed over; `none`: not normalised."""
     size_factor: float = 1.0
     """Counts per spot after normalisation; 1 when library is none."""
-    log: Literal["none", "ln", "log2"] = "none"
+    log: Literal["none", "ln", "log2", "log10"] = "none"
     """log(1 + value) in this base."""
+    smooth: bool = False
+    """Each value is then the mean over the spots whose lattice row and column differ by at most 1 each."""
 
     @property
     def name(self) -> str:
         """A short name: `counts`, `log1p_cp10k`, ..."""
-        named = {COUNTS: "counts", LOG1P_CP10K: "log1p_cp10k"}
-        return named.get(self) or f"{self.log}-{self.library}-{self.size_factor:g}"
+        named = {COUNTS: "counts", LOG1P_CP10K: "log1p_cp10k", LOG2_COUNTS: "log2_counts", LN_COUNTS: "ln_counts"}
+        plain = f"{self.log}-{self.library}-{self.size_factor:g}" + ("-smooth" if self.smooth else "")
+        return named.get(self) or plain
 
     @staticmethod
     def from_name(name: str) -> "Scale":
@@ -107,14 +110,18 @@ class Scale:
         Raises:
             GeneragError: for a name that is not one of the built-in scales.
         """
-        for scale in (COUNTS, LOG1P_CP10K):
+        for scale in NAMED_SCALES:
             if scale.name == name:
                 return scale
-        raise GeneragError(f"unknown expression scale {name!r}", "Known: counts, log1p_cp10k")
+        raise GeneragError(f"unknown expression scale {name!r}", f"Known: {', '.join(s.name for s in NAMED_SCALES)}")
 
 
 COUNTS = Scale()
 LOG1P_CP10K = Scale(library="all", size_factor=1e4, log="ln")
+LOG2_COUNTS = Scale(log="log2")
+LN_COUNTS = Scale(log="ln")
+NAMED_SCALES = (COUNTS, LOG1P_CP10K, LOG2_COUNTS, LN_COUNTS)
+"""Scales that a person can name; the last two are log2 and ln of 1 + counts, not normalised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +202,16 @@ class BackboneCard:
     fov_um: Microns | None = None
     """Field of view that it was trained at; None where any will do (the bank's is used)."""
     deterministic: bool = True
+    feature: str = ""
+    """Which numbers of the network an embedding is, in words."""
+    views: int = 1
+    """Flips and rotations of a tile that an embedding is averaged over; 1: the tile as it is."""
+    scale: str = ""
+    """Expression scale of the model's own prediction; empty where it makes none."""
+    genes_sha256: str = ""
+    """Digest of the ordered genes of that prediction."""
+    needs: tuple[str, ...] = ()
+    """What that prediction looks at beside the tile: `neighbours`, `positions`, `slide`, `bank`."""
 
 
 @dataclass(frozen=True, eq=False)

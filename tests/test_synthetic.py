@@ -10,8 +10,8 @@ import pytest
 import tifffile
 from scipy.optimize import nnls
 
+from genrag_cli.backbones.encoders.stain import measure_stains
 from genrag_cli.backbones.probe import fit_head
-from genrag_cli.backbones.stain import measure_stains
 from genrag_cli.errors import UsageError
 from genrag_cli.synthetic import MPP, PITCH_UM, MadeUpSection, draw_section, solver_problem, write_cohort
 

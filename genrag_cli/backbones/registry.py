@@ -4,13 +4,21 @@ Knows where names come from and what a loaded object must look like; knows no ba
 nothing, so a broken plug-in is felt only by whoever asks for it.
 """
 
+import inspect
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-from genrag_cli.backbones.base import Backbone
-from genrag_cli.errors import BackboneError, GeneragError, nearest
+from genrag_cli.backbones.base import Backbone, BackboneSheet, Loading
+from genrag_cli.errors import BackboneError, GeneragError, UsageError, nearest
 from genrag_cli.types import BackboneCard
 
 GROUP = "generag.backbones"
+FAMILY = "timm"
+"""`timm:NAME` is any network of timm; the entry point `timm` is given what stands behind the colon."""
+_FLAGS = {
+    "weights": "--weights FILE", "parts": "--weights PART=FILE", "options": "--backbone-option",
+    "unsafe_pickle": "--unsafe-pickle",
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:
@@ -23,22 +31,25 @@ def expect_known(name: str) -> None:
     _find(name)
 
 
-def load_backbone(name: str, device: str = "cpu") -> Backbone:
+def load_backbone(name: str, device: str = "cpu", loading: Loading = Loading()) -> Backbone:  # noqa: B008 - frozen
     """Loads one backbone.
 
     Args:
-        name: as in `names()`.
+        name: as in `names()`, or `timm:NAME`.
         device: 'cpu', 'cuda', 'cuda:1', ...
+        loading: where its files are and what it is told.
 
     Raises:
         BackboneError: for an unknown name (with the nearest ones), a name that two packages claim, a plug-in that
             fails to import or to start, or an object that is no backbone.
+        UsageError: for something that this backbone does not take.
     """
-    entry = _find(name)
-    home = f"backbone {name} ({entry.value}, {_package(entry)})"
-    remedy = f"Reinstall or remove {_package(entry)}; other backbones are not touched by this."
+    entry, home, remedy = _place(name)
+    factory = _import(entry, home, remedy)
+    given = loading.given()
+    _expect_taken(name, factory, given, loading)
     try:
-        loaded = entry.load()(device=device)
+        loaded = factory(device=device, **given)
     except GeneragError:
         raise
     except Exception as error:  # a plug-in may fail in any way, and must not take the tool down with it
@@ -46,15 +57,78 @@ def load_backbone(name: str, device: str = "cpu") -> Backbone:
     return _expect_backbone(loaded, name, home, remedy)
 
 
+def read_sheet(name: str) -> BackboneSheet | None:
+    """What is known of a backbone before its weights are loaded; None where a plug-in says nothing.
+
+    Raises:
+        BackboneError: for an unknown name, or a plug-in that cannot be imported.
+    """
+    sheet = getattr(_import(*_place(name)), "sheet", None)
+    return sheet if isinstance(sheet, BackboneSheet) else None
+
+
+def package_of(name: str) -> str:
+    """The package that claims a name, with its version."""
+    return _package(_find(name))
+
+
+def _place(name: str) -> tuple[EntryPoint, str, str]:
+    entry = _find(name)
+    home = f"backbone {name} ({entry.value}, {_package(entry)})"
+    return entry, home, f"Reinstall or remove {_package(entry)}; other backbones are not touched by this."
+
+
+def _import(entry: EntryPoint, home: str, remedy: str) -> Any:
+    try:
+        loaded = entry.load()
+        family, _, member = entry.name.partition(":")
+        return loaded(member) if member and family == FAMILY else loaded
+    except GeneragError:
+        raise
+    except Exception as error:
+        raise BackboneError(f"{home} cannot be loaded: {type(error).__name__}: {error}", remedy) from error
+
+
+def _expect_taken(name: str, factory: Any, given: dict[str, Any], loading: Loading) -> None:
+    """Refuses what a factory does not take, before it is called."""
+    if not given:
+        return
+    try:
+        taken = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # nobody can tell; calling it will
+        return
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()):
+        return
+    if refused := [_FLAGS[key] for key in given if key not in taken]:
+        raise UsageError(f"backbone {name} takes no {' and no '.join(refused)}", f"See: generag backbones info {name}")
+    sheet = getattr(factory, "sheet", None)
+    if not isinstance(sheet, BackboneSheet):
+        return
+    known = [file.part for file in sheet.weights if file.part]
+    for part in loading.parts:
+        if part not in known:
+            raise UsageError(f"--weights {part}=...: backbone {name} has no part {part}", nearest(part, known))
+    for key in loading.options:
+        if key not in sheet.options:
+            raise UsageError(f"--backbone-option {key}: backbone {name} does not take it", nearest(key, sheet.options))
+
+
 def _find(name: str) -> EntryPoint:
     # The same line seen twice (an editable install beside a built one) is one claim; two different lines are two.
-    found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    family, colon, member = name.partition(":")
+    listed = family if colon and family == FAMILY and member else name
+    found = {entry.value: entry for entry in entry_points(group=GROUP, name=listed)}
     if not found:
         raise BackboneError(f"unknown backbone {name!r}", nearest(name, names()))
     if len(found) > 1:
         claims = " and ".join(f"{value} ({_package(entry)})" for value, entry in sorted(found.items()))
         raise BackboneError(f"backbone {name!r} is claimed by {claims}", "Remove one of the two packages.")
-    return next(iter(found.values()))
+    entry = next(iter(found.values()))
+    if listed == name:
+        return entry
+    named = EntryPoint(name, entry.value, entry.group)
+    vars(named).update(dist=entry.dist)  # as importlib.metadata itself does
+    return named
 
 
 def _package(entry: EntryPoint) -> str:

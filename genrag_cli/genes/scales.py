@@ -1,7 +1,7 @@
 """Expression scales: from counts to a scale, and from one scale to another.
 
-A scale is (library scope, size factor, log base), see `types.Scale`. Nothing is smoothed, centred or standardised here,
-and no scale is guessed from values.
+A scale is (library scope, size factor, log base, smoothing), see `types.Scale`. Nothing is centred or standardised
+here, smoothing needs the lattice (`smooth_spots`), and no scale is guessed from values.
 """
 
 import dataclasses
@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import GeneragError
-from genrag_cli.types import Doubles, Expression, Scale
+from genrag_cli.types import Doubles, Expression, Ints, Scale
+
+_LN_OF_BASE = {"ln": 1.0, "log2": np.log(2.0), "log10": np.log(10.0)}
 
 
 def to_scale(counts: Any, total_counts: Doubles | None, scale: Scale) -> Any:
@@ -72,6 +74,11 @@ def convert(expression: Expression, scale: Scale, *, total_counts: Doubles | Non
             f"cannot go from scale {source.name} to {scale.name}: a panel's library size cannot be undone",
             "Start from counts.",
         )
+    if source.smooth != scale.smooth:
+        raise GeneragError(
+            f"cannot go from scale {source.name} to {scale.name}: a mean over neighbouring spots cannot be undone",
+            "Start from counts.",
+        )
     values = np.asarray(expression.values, dtype=np.float64)
     if values.size and not values.min() >= 0:
         raise GeneragError(
@@ -79,7 +86,7 @@ def convert(expression: Expression, scale: Scale, *, total_counts: Doubles | Non
             "Clip them at 0 first, and say so.",
         )
     if source.log != "none":
-        values = np.expm1(values if source.log == "ln" else values * np.log(2.0))
+        values = np.expm1(values * _LN_OF_BASE[source.log])
     values = values * (_size_factor(scale) / _size_factor(source))
     if source.library != scale.library:
         if total_counts is None:
@@ -93,6 +100,28 @@ def convert(expression: Expression, scale: Scale, *, total_counts: Doubles | Non
     return dataclasses.replace(expression, values=_take_log(values, scale).astype(np.float32), scale=scale)
 
 
+def smooth_spots(values: Any, array_rc: Ints) -> Any:
+    """Means over the spots of a section whose lattice row and column differ by at most 1 each, itself included.
+
+    On a square lattice that is a window of 3 x 3; on Visium's, whose columns count in twos, a spot and its four
+    diagonal neighbours (TRIPLEX has it so).
+
+    Args:
+        values: (n, G) numpy array or scipy CSR of one section.
+        array_rc: (n, 2) row, column in the lattice.
+    """
+    from scipy import sparse
+    from scipy.spatial import cKDTree
+
+    n = len(array_rc)
+    pairs = cKDTree(array_rc).query_pairs(1.5, p=np.inf, output_type="ndarray")
+    rows = np.concatenate([pairs[:, 0], pairs[:, 1], np.arange(n)])
+    columns = np.concatenate([pairs[:, 1], pairs[:, 0], np.arange(n)])
+    near = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))
+    mean = sparse.diags(1 / np.asarray(near.sum(axis=1)).ravel()) @ near
+    return (mean @ values).astype(np.float32)
+
+
 def _size_factor(scale: Scale) -> float:
     return 1.0 if scale.library == "none" else scale.size_factor
 
@@ -100,8 +129,8 @@ def _size_factor(scale: Scale) -> float:
 def _take_log(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
     if scale.log == "none":
         return values
-    logs: NDArray[np.float64] = np.log1p(values)
-    return logs if scale.log == "ln" else logs / np.log(2.0)
+    logs: NDArray[np.float64] = np.log1p(values) / _LN_OF_BASE[scale.log]
+    return logs
 
 
 def _check_library(total_counts: Doubles | None, rows: Doubles, scale: Scale) -> Doubles:

@@ -55,7 +55,7 @@ class MeanColour:
 
 
 def test_another_backbone_is_added_and_nothing_else_redone(generag, bank, cohort, monkeypatch):
-    monkeypatch.setattr("genrag_cli.backbones.lite0.Lite0", MeanColour)
+    monkeypatch.setattr("genrag_cli.backbones.encoders.lite0.Lite0", MeanColour)
     before = {p: p.stat().st_mtime_ns for p in bank.rglob("*.zip")}
     added = generag("build-bank", cohort, "--backbone", "lite0", "--exclude", "P3_1", "--bank", bank)
     assert added.code == 0, added.err

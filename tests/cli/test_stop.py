@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from genrag_cli.backbones.stain import Stain
+from genrag_cli.backbones.encoders.stain import Stain
 from genrag_cli.pipeline.solver import WORK
 from genrag_cli.retrieval import solve as solver
 

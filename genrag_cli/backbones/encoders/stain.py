@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrag_cli.backbones.base import expect_tiles
+from genrag_cli.backbones.base import BackboneSheet, expect_tiles
 from genrag_cli.types import BackboneCard, Doubles, Floats
 from genrag_cli.units import TilePx
 
@@ -63,10 +63,22 @@ def measure_stains(pixels: NDArray[np.uint8]) -> Doubles:
 class Stain:
     """The six stain statistics as a backbone; needs no weights and no accelerator."""
 
+    sheet = BackboneSheet(
+        name="stain",
+        kind="encoder",
+        dim=len(STAIN_NAMES),
+        tile_px=TilePx(224),
+        licence="MIT (no weights)",
+        feature="mean and sd of haematoxylin, eosin and optical density",
+        source="Ruifrok and Johnston 2001",
+    )
+
     def __init__(self, device: str = "cpu") -> None:  # noqa: ARG002 - numpy does the work, whatever the device
+        sheet = self.sheet
         self.card = BackboneCard(
-            name="stain", revision="1", dim=len(STAIN_NAMES), tile_px=TilePx(224), licence="MIT (no weights)"
-        )
+            name=sheet.name, revision="1", dim=len(STAIN_NAMES), tile_px=sheet.tile_px, licence=sheet.licence,
+            feature=sheet.feature,
+        )  # fmt: skip
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Measures tiles; see `measure_stains`."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from genrag_cli.backbones.stain import EOSIN, HAEMATOXYLIN, measure_stains
+from genrag_cli.backbones.encoders.stain import EOSIN, HAEMATOXYLIN, measure_stains
 
 H = HAEMATOXYLIN / np.linalg.norm(HAEMATOXYLIN)
 E = EOSIN / np.linalg.norm(EOSIN)

@@ -1,0 +1,127 @@
+"""Tiles through a network in batches that fit: one size on CPUs, from free memory on GPUs, halved when it was too much.
+
+Knows torch's devices and precisions. Knows no network and no preprocessing.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from genrag_cli.backbones.base import Precision
+from genrag_cli.errors import BackboneError
+from genrag_cli.types import Floats
+
+CPU_BATCH = 32
+"""Fixed, so that a rerun computes the very same batches."""
+_GPU_FIRST, _GPU_MOST = 8, 512
+_SHARE = 0.6
+"""Of a GPU's free memory that a batch may take."""
+
+
+def open_device(name: str) -> torch.device:
+    """The device of that name, tried out.
+
+    Raises:
+        BackboneError: where this machine does not have it.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise BackboneError(f"device {name!r} cannot be used: {reason}", "Use --device cpu.") from error
+    return device
+
+
+@contextlib.contextmanager
+def exactly(device: torch.device, precision: Precision) -> Iterator[None]:
+    """No gradients and no TF32, which would move embeddings by 1e-3 between machines; autocast where a GPU is asked to.
+
+    CPUs compute in float32 whatever is recommended.
+    """
+    half = device.type == "cuda" and precision != "float32"
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            torch.autocast(device.type, getattr(torch, precision), enabled=half),
+        ):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+@dataclass
+class Batcher:
+    """Runs work over rows, as many at a time as fit."""
+
+    device: torch.device
+    precision: Precision = "float32"
+    most: int = _GPU_MOST
+    _size: int = field(default=0, init=False)
+    """Rows at a time; 0: not measured yet."""
+
+    def run(self, n: int, dim: int, work: Callable[[slice], torch.Tensor]) -> Floats:
+        """Runs `work` over all rows.
+
+        Args:
+            n: rows.
+            dim: columns of the result.
+            work: rows to (b, dim) on the device.
+
+        Returns:
+            (n, dim) float32.
+
+        Raises:
+            BackboneError: where not even one row fits into memory.
+        """
+        out = np.empty((n, dim), np.float32)
+        low = 0
+        with exactly(self.device, self.precision):
+            while low < n:
+                rows = slice(low, min(n, low + self._wanted()))
+                try:
+                    out[rows] = self._measured(rows, work).float().cpu().numpy()
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    self._halve(rows.stop - rows.start, error)
+                    continue
+                low = rows.stop
+        return out
+
+    def _wanted(self) -> int:
+        if self._size:
+            return self._size
+        return min(self.most, CPU_BATCH if self.device.type != "cuda" else _GPU_FIRST)
+
+    def _measured(self, rows: slice, work: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+        """The result, and on a GPU the first time what a row takes."""
+        if self.device.type != "cuda" or self._size:
+            return work(rows)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        result = work(rows)
+        each = max(1, (torch.cuda.max_memory_allocated(self.device) - before) // (rows.stop - rows.start))
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if rows.stop - rows.start == _GPU_FIRST:  # fewer say too little
+            self._size = int(min(self.most, max(1, _SHARE * free // each)))
+        return result
+
+    def _halve(self, tried: int, error: BaseException) -> None:
+        if not _is_out_of_memory(error):
+            raise error
+        if tried <= 1:
+            raise BackboneError(
+                f"one tile does not fit into the memory of {self.device}", "Use a device with more memory."
+            ) from error
+        self._size = tried // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

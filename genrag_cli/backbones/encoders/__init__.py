@@ -1,0 +1,1 @@
+"""Encoders: tiles to embeddings, one adapter a file, each written from what was published."""

@@ -1,0 +1,1 @@
+"""Image-to-expression models, inference only: one adapter a file, each written from what was published."""
