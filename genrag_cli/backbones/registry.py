@@ -67,6 +67,16 @@ def read_sheet(name: str) -> BackboneSheet | None:
     return sheet if isinstance(sheet, BackboneSheet) else None
 
 
+def takes(name: str, keyword: str) -> bool:
+    """Whether a backbone can be told something (`weights`, `parts`, `options`, `unsafe_pickle`); True where unknown.
+
+    Raises:
+        BackboneError: as `read_sheet`.
+    """
+    taken = _parameters(_import(*_place(name)))
+    return taken is None or keyword in taken
+
+
 def package_of(name: str) -> str:
     """The package that claims a name, with its version."""
     return _package(_find(name))
@@ -93,11 +103,8 @@ def _expect_taken(name: str, factory: Any, given: dict[str, Any], loading: Loadi
     """Refuses what a factory does not take, before it is called."""
     if not given:
         return
-    try:
-        taken = inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # nobody can tell; calling it will
-        return
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()):
+    taken = _parameters(factory)
+    if taken is None:
         return
     if refused := [_FLAGS[key] for key in given if key not in taken]:
         raise UsageError(f"backbone {name} takes no {' and no '.join(refused)}", f"See: generag backbones info {name}")
@@ -111,6 +118,15 @@ def _expect_taken(name: str, factory: Any, given: dict[str, Any], loading: Loadi
     for key in loading.options:
         if key not in sheet.options:
             raise UsageError(f"--backbone-option {key}: backbone {name} does not take it", nearest(key, sheet.options))
+
+
+def _parameters(factory: Any) -> set[str] | None:
+    """What a factory takes; None where only calling it will tell."""
+    try:
+        taken = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return None
+    return None if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()) else set(taken)
 
 
 def _find(name: str) -> EntryPoint:

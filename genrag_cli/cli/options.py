@@ -14,6 +14,50 @@ Bank = Annotated[
 DEFAULT_BANK = Path("generag-bank.zarr")
 BackboneName = Annotated[str, typer.Option("--backbone", help="Backbone by name.", rich_help_panel="Bank and backbone")]
 DEFAULT_BACKBONE = "lite0"
+_LOADING = "Bank and backbone"
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights", metavar="[NAME=]PATH",
+        help="Weights of the backbone: a file or a folder; PART=PATH for a part of it, BACKBONE=PATH or "
+        "BACKBONE:PART=PATH where several are asked for. Repeat.",
+        show_default=False, rich_help_panel=_LOADING,
+    ),
+]  # fmt: skip
+BackboneOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backbone-option", metavar="KEY=VALUE",
+        help="What else the backbone takes, see `generag backbones info NAME`; BACKBONE:KEY=VALUE where several are "
+        "asked for. Repeat.",
+        show_default=False, rich_help_panel=_LOADING,
+    ),
+]  # fmt: skip
+UnsafePickle = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-pickle", help="Run code that a weights file brings; only for files that you trust.",
+        rich_help_panel=_LOADING,
+    ),
+]  # fmt: skip
+
+
+def _expect_views(asked: int) -> int:
+    from genrag_cli.backbones.views import VIEWS
+
+    if asked not in VIEWS:
+        raise typer.BadParameter(f"{asked} is not one of {', '.join(map(str, VIEWS))}.")
+    return asked
+
+
+Views = Annotated[
+    int,
+    typer.Option(
+        "--views", metavar="1|7|8", callback=_expect_views,
+        help="Average embeddings over the seven published flips and rotations of a tile, or all eight.",
+        rich_help_panel=_LOADING,
+    ),
+]  # fmt: skip
 Slides = Annotated[
     list[Path], typer.Argument(help="Slides; a folder of one DICOM series counts as one.", show_default=False)
 ]
