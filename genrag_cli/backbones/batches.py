@@ -78,18 +78,25 @@ class Batcher:
             (n, dim) float32.
 
         Raises:
-            BackboneError: where not even one row fits into memory.
+            BackboneError: where not even one row fits into memory, or `work` returns another shape.
         """
         out = np.empty((n, dim), np.float32)
         low = 0
         with exactly(self.device, self.precision):
             while low < n:
                 rows = slice(low, min(n, low + self._wanted()))
+                found = None
                 try:
-                    out[rows] = self._measured(rows, work).float().cpu().numpy()
+                    found = self._measured(rows, work).float().cpu().numpy()
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                     self._halve(rows.stop - rows.start, error)
+                if found is None:
+                    if self.device.type == "cuda":  # only now: the error held on to what had been computed
+                        torch.cuda.empty_cache()
                     continue
+                if found.shape != out[rows].shape:  # numpy would stretch a single column
+                    raise BackboneError(f"features of shape {found.shape} instead of {out[rows].shape}")
+                out[rows] = found
                 low = rows.stop
         return out
 
@@ -119,9 +126,8 @@ class Batcher:
                 f"one tile does not fit into the memory of {self.device}", "Use a device with more memory."
             ) from error
         self._size = tried // 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # CPUs; CUDA's driver; cuBLAS and cuDNN
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)

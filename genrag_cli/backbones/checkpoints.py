@@ -5,7 +5,8 @@ DDP and EMA training. Knows no architecture.
 """
 
 import pickle
-import zipfile
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,34 @@ from genrag_cli.errors import BackboneError
 
 Tensors = dict[str, torch.Tensor]
 
-CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher", "ema", "ema_state_dict")
+CONTAINERS = (
+    "state_dict", "model_state_dict", "model", "teacher", "ema", "ema_state_dict", "state_dict_ema", "model_ema",
+)  # fmt: skip
 """Keys under which training code keeps a network's tensors, in the order in which they are looked for."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Put before every key by DDP, torch.compile and Lightning."""
+_AVERAGED = "n_averaged"
+"""The count that torch's AveragedModel keeps beside the names that it puts `module.` before."""
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+"""What torch files begin with, since 1.6 and before."""
 _SHOWN = 8
+
+
+class _Unread:
+    """Stands in for numpy's scalars, which training code saves beside tensors (a best score), and is read as nothing.
+
+    So no code of numpy runs, and no file is refused for a number that nobody asked for.
+    """
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+_UNREAD = [
+    type(name, (_Unread,), {"__module__": module})
+    for module, name in (("numpy", "dtype"), ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"))
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +113,16 @@ def read_checkpoint(
             f"{', '.join(map(str, list(held)[:_SHOWN])) or 'nothing'}",
             "Is this the right checkpoint?",
         )
-    while prefix := next((p for p in prefixes if all(k.startswith(p) for k in tensors)), ""):
+    while prefix := next((p for p in prefixes if _all_start(tensors, p)), ""):
+        tensors.pop(_AVERAGED, None)
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
         container += prefix
     return Checkpoint(path, tensors, container or "plain", digest_weights(path))
+
+
+def _all_start(tensors: Tensors, prefix: str) -> bool:
+    names = [k for k in tensors if k != _AVERAGED]
+    return bool(names) and all(k.startswith(prefix) for k in names)
 
 
 def load_into(build: Callable[[], torch.nn.Module], checkpoint: Checkpoint, what: str) -> torch.nn.Module:
@@ -115,10 +145,16 @@ def load_into(build: Callable[[], torch.nn.Module], checkpoint: Checkpoint, what
     _expect_all({k: tuple(v.shape) for k, v in expected.items()}, checkpoint, what)
     kept = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.tensors.items()}
     net.load_state_dict(kept, strict=True, assign=True)
-    if any(b.is_meta for b in net.buffers()):  # buffers that checkpoints do not hold are made by building for real
+    if _has_meta(net):  # what checkpoints do not hold is made by building for real
         net = build()
         net.load_state_dict(kept, strict=True, assign=True)
     return net.eval().requires_grad_(False)
+
+
+def _has_meta(net: torch.nn.Module) -> bool:
+    """Whether a buffer, or a tensor that is a plain attribute of a module, has no values."""
+    kept = (value for module in net.modules() for value in vars(module).values() if isinstance(value, torch.Tensor))
+    return any(tensor.is_meta for tensor in (*net.buffers(), *kept))
 
 
 def _expect_all(expected: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint, what: str) -> None:
@@ -139,31 +175,58 @@ def _expect_all(expected: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint,
 
 
 def _read(path: Path) -> Any:
+    """What a file holds; what it begins with decides how it is read, and its ending only where that says nothing."""
     if not path.is_file():
         raise BackboneError(f"no weights at {path}", "Correct --weights.")
-    if path.suffix == ".safetensors":
-        import safetensors
-        import safetensors.torch
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith((_ZIP, _PICKLE)):
+        return _read_torch(path, zipped=start.startswith(_ZIP))
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    raise BackboneError(
+        f"{path} is neither safetensors nor a torch file; it " + (f"begins with {start!r}" if start else "is empty"),
+        "Copy it again. A pointer of Git LFS is not the file itself.",
+    )
 
-        try:
-            return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise BackboneError(f"{path} cannot be read as safetensors: {error}", "Copy it again.") from error
+
+def _read_safetensors(path: Path) -> Any:
+    import safetensors
+    import safetensors.torch
+
     try:
-        with path.open("rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
         raise BackboneError(
-            f"{path} holds more than tensors, and reading it would run code that the file brings: {_first_line(error)}",
+            f"{path} cannot be read as safetensors: {error}", "It may be cut off or damaged: copy it again."
+        ) from error
+
+
+def _read_torch(path: Path, *, zipped: bool) -> Any:
+    try:
+        with torch.serialization.safe_globals(_UNREAD), warnings.catch_warnings():
+            # torch warns of pickles that other programs wrote, and then refuses them.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        # torch's own words tell how to read it all the same, which is no advice for a file from elsewhere.
+        called = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        raise BackboneError(
+            f"{path} holds more than tensors{f' ({called[1]})' if called else ''}, and reading it would run code that "
+            "the file brings",
             "Ask for a file of tensors (safetensors, or torch.save of a state dict).",
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BackboneError(f"{path} cannot be read as a torch file: {_first_line(error)}", "Copy it again.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # bytes that are no pickle make the reader fail in any way
+        raise BackboneError(
+            f"{path} cannot be read as a torch file: {_first_line(error)}",
+            "It may be cut off or damaged: copy it again.",
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
 
 
 def _describe(tensors: Tensors) -> str:

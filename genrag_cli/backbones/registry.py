@@ -95,7 +95,7 @@ def _import(entry: EntryPoint, home: str, remedy: str) -> Any:
         return loaded(member) if member and family == FAMILY else loaded
     except GeneragError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plug-in that ends Python ends itself only
         raise BackboneError(f"{home} cannot be loaded: {type(error).__name__}: {error}", remedy) from error
 
 

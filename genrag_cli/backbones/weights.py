@@ -16,7 +16,10 @@ from genrag_cli.errors import BackboneError
 def find_file(file: WeightsFile) -> Path | None:
     """Where a file is on this machine, None where it is not; never touches the network."""
     if file.package:
-        spec = importlib.util.find_spec(file.package)
+        try:
+            spec = importlib.util.find_spec(file.package)
+        except (ImportError, ValueError):  # a package within one that is not there, or a module without a spec
+            spec = None
         roots = list(spec.submodule_search_locations or ()) if spec else []
         found = [Path(root) / name for root in roots for name in file.filenames]
         return next((path for path in found if path.is_file()), None)
@@ -41,13 +44,14 @@ def take_given(given: Path, file: WeightsFile, name: str) -> Path:
         return given
     if given.is_dir():
         for wanted in file.filenames:
-            if (given / wanted).is_file():
-                return given / wanted
+            for path in (given / wanted, given / Path(wanted).name):
+                if path.is_file():
+                    return path
         raise BackboneError(
             f"backbone {name}: none of {', '.join(file.filenames) or 'the known files'} is in {given}",
-            "Name the file itself with --weights.",
+            f"Name the file itself with {_option(file)}.",
         )
-    raise BackboneError(f"backbone {name}: no weights at {given}", "Correct --weights.")
+    raise BackboneError(f"backbone {name}: no weights at {given}", f"Correct {_option(file)}.")
 
 
 def find_or_fetch(sheet: BackboneSheet, file: WeightsFile, given: Path | None = None) -> Path:
@@ -69,14 +73,15 @@ def fetch_file(sheet: BackboneSheet, file: WeightsFile) -> Path:
     Raises:
         BackboneError: as `find_or_fetch`.
     """
-    option = f"--weights {file.part}=FILE" if file.part else "--weights FILE"
     what = f"backbone {sheet.name}: " + (f"{file.part} weights" if file.part else "its weights")
     if file.package:
         raise BackboneError(f"{what} come with the package {file.package}, which is not installed", _hint(sheet, file))
     if not file.repo:
-        raise BackboneError(f"{what} are not published on a hub", f"{file.where} Name them with {option}.".strip())
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+        raise BackboneError(
+            f"{what} are not published on a hub", f"{file.where} Name them with {_option(file)}.".strip()
+        )
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
     reason = "no such file"
     for name in file.filenames:
@@ -86,28 +91,31 @@ def fetch_file(sheet: BackboneSheet, file: WeightsFile) -> Path:
             reason = "the hub asks for its licence to be accepted, and for an account's token (HF_TOKEN)"
             break
         except LocalEntryNotFoundError as error:  # offline by wish (HF_HUB_OFFLINE) or by fact
-            reason = "it is not in the hub's cache (HF_HOME) and the hub cannot be reached"
-            reason += f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+            why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error.__cause__ or error).__name__
+            reason = f"it is not in the hub's cache (HF_HOME) and the hub cannot be reached ({why})"
             break
         except EntryNotFoundError:
             continue
-        except (HfHubHTTPError, OSError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # the hub's client lets errors of its HTTP library through, whichever that is
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             break
     raise BackboneError(f"{what}, {file.filenames[0]} of {file.repo}, cannot be had: {reason}", _hint(sheet, file))
 
 
+def _option(file: WeightsFile) -> str:
+    return f"--weights {file.part}=FILE" if file.part else "--weights FILE"
+
+
 def _hint(sheet: BackboneSheet, file: WeightsFile) -> str:
-    option = f"--weights {file.part}=FILE" if file.part else "--weights FILE"
     if file.package:
-        return f"Install {file.package}, or name the file with {option}."
+        return f"Install {file.package}, or name the file with {_option(file)}."
     lines = []
     if file.gated:
         lines.append(f"Accept the licence ({sheet.licence}) on the hub's page of {file.repo} and set HF_TOKEN.")
     lines.append(f"With network: generag backbones fetch {sheet.name}")
     lines.append(
-        f"Without: copy {file.filenames[0]} of {file.repo} to this machine and name it with {option}, or copy the "
-        "hub's cache and set HF_HOME."
+        f"Without: copy {file.filenames[0]} of {file.repo} to this machine and name it with {_option(file)}, or copy "
+        "the hub's cache and set HF_HOME."
     )
     return "\n".join(lines)
 

