@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TOP_LEVEL = {"genrag_cli", "tests", "completions", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
-COMMANDS = {"build-bank", "embed", "retrieve", "evaluate", "export", "demo", "bank", "cohort"}
+COMMANDS = {"build-bank", "embed", "retrieve", "evaluate", "export", "demo", "backbones", "bank", "cohort"}
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -93,7 +93,7 @@ def test_the_readme_names_every_command_and_option_that_it_shows(root):
     blocks = "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", readme, re.DOTALL))
     for line in re.findall(r"^generag .*", blocks, re.MULTILINE):
         words = line.split("#")[0].split()
-        command = words[1:3] if words[1] in ("bank", "cohort") else words[1:2]
+        command = words[1:3] if words[1] in ("backbones", "bank", "cohort") else words[1:2]
         shown = run(sys.executable, "-m", "genrag_cli", *command, "--help", COLUMNS="300", TERM="dumb").stdout
         for option in (w.split("=")[0] for w in words if w.startswith("--")):
             assert option in shown, line

@@ -43,7 +43,7 @@ class _Unread:
     def __setstate__(self, _: object) -> None: ...
 
 
-_UNREAD = [
+_UNREAD: list[Any] = [
     type(name, (_Unread,), {"__module__": module})
     for module, name in (("numpy", "dtype"), ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"))
 ]

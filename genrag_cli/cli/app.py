@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from genrag_cli import __version__
-from genrag_cli.cli import bank, cohort
+from genrag_cli.cli import backbones, bank, cohort
 from genrag_cli.cli.build_bank import build_bank
 from genrag_cli.cli.demo import demo
 from genrag_cli.cli.embed import embed
@@ -26,6 +26,7 @@ app.command("retrieve")(retrieve)
 app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("demo")(demo)
+app.add_typer(backbones.app, name="backbones")
 app.add_typer(bank.app, name="bank")
 app.add_typer(cohort.app, name="cohort")
 

@@ -153,22 +153,26 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=1, allow_nan=False))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, err: bool = False) -> None:
-    """A table: rich on a terminal, aligned plain text elsewhere."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, err: bool = False, left: Sequence[str] = ()
+) -> None:
+    """A table: rich on a terminal, aligned plain text elsewhere; the first column and those in `left` begin alike."""
+    at_left = [i == 0 or name in left for i, name in enumerate(columns)]
     stream = sys.stderr if err else sys.stdout
     if stream.isatty():
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(title=title, title_justify="left")
-        for i, name in enumerate(columns):
-            table.add_column(name, justify="left" if i == 0 else "right")
+        for to_left, name in zip(at_left, columns, strict=True):
+            table.add_column(name, justify="left" if to_left else "right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         Console(file=stream).print(table)
         return
     widths = [max(len(r[i]) for r in (columns, *rows)) for i in range(len(columns))]
     typer.echo(title, err=err)
     for row in (columns, *rows):
-        cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [c.ljust(w) if to_left else c.rjust(w) for c, w, to_left in zip(row, widths, at_left, strict=True)]
         typer.echo("  ".join(cells).rstrip(), err=err)
