@@ -4,9 +4,10 @@ Knows the grammar of the three flags and asks the sheets which parts there are. 
 those only where a text could mean two things.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from genrag_cli.backbones.base import Loading
 from genrag_cli.backbones.registry import read_sheet, takes
@@ -77,8 +78,8 @@ def _take_option(text: str, given: dict[str, _Given]) -> None:
     head, equals, value = text.partition("=")
     backbone, key = _owner(head, given)
     if backbone is None or key == "":  # an option may be called like a backbone
-        backbone, key = None, head.removesuffix(":")
-    if not equals or not key:
+        backbone, key = None, head
+    if not equals or not key or key.endswith(":"):
         raise UsageError(f"{flag}: not a key and its value", "Write --backbone-option KEY=VALUE.")
     if backbone is None and ":" in head:
         named = head.rpartition(":")[0]
@@ -131,3 +132,31 @@ def _only(given: dict[str, _Given], flag: str, remedy: str) -> str:
 def _trusted(names: list[str]) -> list[str]:
     """Of several backbones those that know the flag; where none does, all, so that loading refuses it by name."""
     return [name for name in names if len(names) == 1 or takes(name, "unsafe_pickle")] or names
+
+
+def record(loading: Loading) -> dict[str, Any]:
+    """What a backbone was loaded with, for the bank's manifest; files by their full paths."""
+
+    def whole(text: str) -> str:
+        return str(Path(text).resolve()) if text and Path(text).exists() else text
+
+    return {
+        "weights": None if loading.weights is None else str(loading.weights.resolve()),
+        "parts": {name: str(path.resolve()) for name, path in loading.parts.items()},
+        "options": {key: whole(value) for key, value in loading.options.items()},
+    }
+
+
+def recall(recorded: Mapping[str, Any], given: Loading) -> Loading:
+    """What was given now, and for the rest what the bank's backbone was loaded with, where its files are still there.
+
+    That the weights are the same is not taken for granted: their digests are compared once they are loaded.
+    """
+    weights, parts = recorded.get("weights"), recorded.get("parts", {})
+    there = {name: Path(path) for name, path in parts.items() if Path(path).exists()}
+    return replace(
+        given,
+        weights=given.weights or (Path(weights) if weights and Path(weights).exists() else None),
+        parts={**there, **given.parts},
+        options={**recorded.get("options", {}), **given.options},
+    )
