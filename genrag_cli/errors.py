@@ -56,6 +56,10 @@ class BackboneError(GeneragError):
     """A backbone that is unknown, cannot be loaded, or does not fit the bank."""
 
 
+class FeaturesError(GeneragError):
+    """Embeddings or predictions made elsewhere that cannot be read or do not fit the spots or the bank."""
+
+
 class SolverError(GeneragError):
     """A retrieval problem that is malformed or cannot be solved as asked."""
 

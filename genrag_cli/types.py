@@ -83,15 +83,21 @@ class PixelSize:
     """(source, um/px) of every usable source that did not decide."""
 
 
+Library = Literal["none", "panel", "all"]
+Log = Literal["none", "ln", "log2", "log10"]
+_LIBRARIES: tuple[Library, ...] = ("none", "panel", "all")
+_LOGS: tuple[Log, ...] = ("none", "ln", "log2", "log10")
+
+
 @dataclass(frozen=True)
 class Scale:
     """An expression space. Two scales are never compared; `genes.scales.convert` goes from one to another."""
 
-    library: Literal["none", "panel", "all"] = "none"
+    library: Library = "none"
     """Which genes a spot's library size is summed over; `none`: not normalised."""
     size_factor: float = 1.0
     """Counts per spot after normalisation; 1 when library is none."""
-    log: Literal["none", "ln", "log2", "log10"] = "none"
+    log: Log = "none"
     """log(1 + value) in this base."""
     smooth: bool = False
     """Each value is then the mean over the spots whose lattice row and column differ by at most 1 each."""
@@ -108,11 +114,12 @@ class Scale:
         """The scale called `name`.
 
         Raises:
-            GeneragError: for a name that is not one of the built-in scales.
+            GeneragError: for a name that no scale has.
         """
-        for scale in NAMED_SCALES:
-            if scale.name == name:
-                return scale
+        factor = next((float(part) for part in name.split("-") if part.isdigit()), 1.0)
+        every = (Scale(own, factor, log, smooth) for own in _LIBRARIES for log in _LOGS for smooth in (False, True))
+        if found := next((scale for scale in (*NAMED_SCALES, *every) if scale.name == name), None):
+            return found
         raise GeneragError(f"unknown expression scale {name!r}", f"Known: {', '.join(s.name for s in NAMED_SCALES)}")
 
 

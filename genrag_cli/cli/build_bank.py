@@ -1,12 +1,13 @@
 """`generag build-bank`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from genrag_cli.cli import options as opt
 from genrag_cli.cli.console import ConsoleListener, guarded
-from genrag_cli.cli.setup import make_run
+from genrag_cli.cli.setup import expect_alone, load_all, make_run
 from genrag_cli.pipeline.options import Crop, MissingGenes, UnknownPatient
 
 
@@ -18,6 +19,13 @@ def build_bank(
         list[str] | None,
         typer.Option("--backbone", help="Backbone by name; repeat for several. Default: lite0.", show_default=False),
     ] = None,
+    weights: opt.Weights = None,
+    backbone_option: opt.BackboneOptions = None,
+    unsafe_pickle: opt.UnsafePickle = False,
+    views: opt.Views = None,
+    features: opt.SectionFeatures = None,
+    features_key: opt.FeaturesKey = None,
+    names_from: opt.NamesFrom = None,
     patients: opt.Patients = None,
     exclude: Annotated[
         list[str] | None,
@@ -85,12 +93,14 @@ def build_bank(
 
     Finished sections are skipped, so a rerun goes on where the last one stopped; what the bank has stays in it.
     """
-    from genrag_cli.backbones.registry import load_backbone
     from genrag_cli.cohorts import Reading, open_cohort
     from genrag_cli.pipeline.anchors import AnchorOptions
     from genrag_cli.pipeline.bank_options import BankOptions
     from genrag_cli.pipeline.build_bank import build_bank as build
+    from genrag_cli.pipeline.embed_sections import FeatureFolder, Source
     from genrag_cli.pipeline.sections import GeneRules, PixelRules
+    from genrag_cli.stores.bank import read_manifest
+    from genrag_cli.stores.layout import MANIFEST
 
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
     reading = Reading(spot_um, bin_um, mpp)
@@ -106,8 +116,18 @@ def build_bank(
     for cohort in cohorts:
         listener.say(f"{cohort.root}: {len(cohort.sections)} sections ({cohort.format})")
     run = make_run(listener, device=device, workers=workers, seed=seed, overwrite=overwrite, dry_run=dry_run)
-    backbones = [load_backbone(name, run.device) for name in dict.fromkeys(backbone or [opt.DEFAULT_BACKBONE])]
+    names = list(dict.fromkeys(backbone or [opt.DEFAULT_BACKBONE]))
+    sources: Sequence[Source]
+    if features is not None:
+        expect_alone(backbone, weights, backbone_option, unsafe_pickle=unsafe_pickle, views=views)
+        sources = [FeatureFolder(names[0], features, features_key, names_from)]
+    else:
+        manifest = read_manifest(bank) if (bank / MANIFEST).exists() else None
+        sources = load_all(
+            names, run.device, weights=weights, options=backbone_option, unsafe_pickle=unsafe_pickle, views=views,
+            manifest=manifest,
+        )  # fmt: skip
     try:
-        build(cohorts, bank, backbones, made, run, listener)
+        build(cohorts, bank, sources, made, run, listener)
     finally:
         listener.close()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from genrag_cli.pipeline.options import Repeats
+from genrag_cli.pipeline.options import AnchorScale, Repeats
 
 Bank = Annotated[
     Path,
@@ -42,24 +42,104 @@ UnsafePickle = Annotated[
 ]  # fmt: skip
 
 
-def _expect_views(asked: int) -> int:
+def _expect_views(asked: int | None) -> int | None:
     from genrag_cli.backbones.views import VIEWS
 
-    if asked not in VIEWS:
+    if asked is not None and asked not in VIEWS:
         raise typer.BadParameter(f"{asked} is not one of {', '.join(map(str, VIEWS))}.")
     return asked
 
 
 Views = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--views", metavar="1|7|8", callback=_expect_views,
-        help="Average embeddings over the seven published flips and rotations of a tile, or all eight.",
+        "--views", metavar="1|7|8", callback=_expect_views, show_default=False,
+        help="Average embeddings over the seven published flips and rotations of a tile, or all eight. Default: the "
+        "bank's, 1 in a new one.",
         rich_help_panel=_LOADING,
+    ),
+]  # fmt: skip
+_ELSEWHERE = "Made elsewhere"
+FeaturesKey = Annotated[
+    str | None,
+    typer.Option("--features-key", help="Array of the features, where a file has several.", rich_help_panel=_ELSEWHERE),
+]
+NamesFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--names-from",
+        help="Names of rows, in their order, for files that have none: one a line, a table or an h5ad.",
+        rich_help_panel=_ELSEWHERE,
+    ),
+]
+Features = Annotated[
+    Path | None,
+    typer.Option(
+        "--features", metavar="FILE", rich_help_panel=_ELSEWHERE,
+        help="Embeddings of the slide's spots, made elsewhere; joined by name or place. No slide is needed.",
+    ),
+]  # fmt: skip
+SectionFeatures = Annotated[
+    Path | None,
+    typer.Option(
+        "--features", metavar="DIR", rich_help_panel=_ELSEWHERE,
+        help="Folder with one file of embeddings per section, made elsewhere; --backbone names what made them.",
+    ),
+]  # fmt: skip
+SameEncoder = Annotated[
+    bool,
+    typer.Option(
+        "--same-encoder", rich_help_panel=_ELSEWHERE,
+        help="The file's word for its encoder means the bank's backbone, with the same weights.",
+    ),
+]  # fmt: skip
+AnchorsFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--anchors-from", metavar="FILE", rich_help_panel=_ELSEWHERE,
+        help="First guesses of any model, instead of the head's; their genes are the anchors.",
+    ),
+]  # fmt: skip
+AnchorsKey = Annotated[
+    str | None,
+    typer.Option("--anchors-key", help="Array of the first guesses in that file.", rich_help_panel=_ELSEWHERE),
+]
+AnchorsScale = Annotated[
+    str | None,
+    typer.Option(
+        "--anchors-scale", rich_help_panel=_ELSEWHERE,
+        help="Scale of these guesses, where the file does not say: counts, log1p_cp10k, log2_counts, ln_counts.",
+    ),
+]  # fmt: skip
+GenesFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--genes-from", rich_help_panel=_ELSEWHERE,
+        help="Genes of these guesses, one a line in the order of columns, for files that have none.",
+    ),
+]  # fmt: skip
+AnchorScaleFrom = Annotated[
+    AnchorScale,
+    typer.Option(
+        "--anchor-scale", rich_help_panel=_ELSEWHERE,
+        help="bank: bring guesses of a model or file to the bank's scale; model: bring the bank's anchors to theirs.",
+    ),
+]  # fmt: skip
+DropMissing = Annotated[
+    bool,
+    typer.Option(
+        "--drop-missing-anchors", rich_help_panel=_ELSEWHERE,
+        help="Leave out guessed genes that the bank did not measure everywhere, and record them.",
     ),
 ]  # fmt: skip
 Slides = Annotated[
     list[Path], typer.Argument(help="Slides; a folder of one DICOM series counts as one.", show_default=False)
+]
+SlidesOrNone = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Slides; a folder of one DICOM series counts as one. None are needed with --features.", show_default=False
+    ),
 ]
 Out = Annotated[
     Path,

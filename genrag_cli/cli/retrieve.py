@@ -5,14 +5,14 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from genrag_cli.cli import options as opt
 from genrag_cli.cli.batch import for_each_slide
 from genrag_cli.cli.console import ConsoleListener, guarded
-from genrag_cli.cli.setup import make_run
+from genrag_cli.cli.setup import expect_alone, load_for_bank, make_run, open_bank
 from genrag_cli.pipeline.options import Preset, Solving, Written
 
 _PANEL = "Retrieval"
@@ -20,8 +20,22 @@ _PANEL = "Retrieval"
 
 @guarded
 def retrieve(
-    slides: opt.Slides,
+    slides: opt.SlidesOrNone = None,
     backbone: opt.BackboneName = opt.DEFAULT_BACKBONE,
+    weights: opt.Weights = None,
+    backbone_option: opt.BackboneOptions = None,
+    unsafe_pickle: opt.UnsafePickle = False,
+    views: opt.Views = None,
+    features: opt.Features = None,
+    features_key: opt.FeaturesKey = None,
+    same_encoder: opt.SameEncoder = False,
+    anchors_from: opt.AnchorsFrom = None,
+    anchors_key: opt.AnchorsKey = None,
+    anchors_scale: opt.AnchorsScale = None,
+    genes_from: opt.GenesFrom = None,
+    names_from: opt.NamesFrom = None,
+    anchor_scale: opt.AnchorScaleFrom = "bank",
+    drop_missing_anchors: opt.DropMissing = False,
     bank: opt.Bank = opt.DEFAULT_BANK,
     out: opt.Out = Path(),
     genes: opt.Genes = "5000",
@@ -86,32 +100,52 @@ def retrieve(
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
 ) -> None:
     """Predict expression for every tissue spot of slides, each value traceable to its reference spots."""
-    from genrag_cli.backbones.registry import expect_known, load_backbone
+    from genrag_cli.pipeline.elsewhere import Elsewhere
+    from genrag_cli.pipeline.guess import guessed_by
     from genrag_cli.pipeline.options import SlideOptions, SolveOptions
     from genrag_cli.pipeline.query_space import QuerySpace
-    from genrag_cli.pipeline.retrieve import check_fit, retrieve_slide, strength_of
-    from genrag_cli.stores.bank import Bank
+    from genrag_cli.pipeline.retrieve import retrieve_features, retrieve_slide, strength_of
 
     listener = ConsoleListener(quiet=quiet or os.environ.get("RANK", "0") != "0", verbose=verbose)
     slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
-    solve_options = SolveOptions(preset, omega, active, alpha, lambda_, gamma, signed, gap, solver)
+    solve_options = SolveOptions(
+        preset, omega, active, alpha, lambda_, gamma, signed, gap, solver, anchor_scale, drop_missing_anchors
+    )
+    elsewhere = Elsewhere(
+        features, features_key, same_encoder, anchors_from, anchors_key, anchors_scale, genes_from, names_from
+    )
+    elsewhere.expect_slides(slides or [])
     if strength_from is not None:
         solve_options = replace(solve_options, strength=strength_of(strength_from, solve_options))
     run = make_run(
         listener, device=device, workers=workers, seed=seed, overwrite=overwrite, dry_run=dry_run,
         bank_memory_gb=bank_memory,
     )  # fmt: skip
-    expect_known(backbone)
-    opened = Bank.open(bank, backbone)
-    loaded = load_backbone(backbone, run.device)
-    check_fit(opened, loaded, slide_options)
+    opened = open_bank(bank, backbone)
+    rows, foreign = elsewhere.read_features(), elsewhere.read_guess()
+    loaded = None
+    if rows is None:
+        loaded = load_for_bank(
+            opened, run.device, weights=weights, options=backbone_option, unsafe_pickle=unsafe_pickle, views=views,
+            slide_options=slide_options,
+        )  # fmt: skip
+    else:
+        expect_alone([backbone], weights, backbone_option, unsafe_pickle=unsafe_pickle, views=views)
     listener.say(f"{bank}: {opened.n_spots} spots of {len(opened.sections)} sections, version {opened.number}")
 
     def one(slide: Path) -> dict[str, object]:
-        done = retrieve_slide(
-            slide, out, opened, space, loaded, slide_options=slide_options, solve_options=solve_options, genes=genes,
-            expression=expression == "values", run=run, listener=listener, argv=shlex.join(sys.argv),
-        )  # fmt: skip
+        how: dict[str, Any] = {
+            "slide_options": slide_options, "solve_options": solve_options, "genes": genes,
+            "expression": expression == "values", "run": run, "listener": listener, "argv": shlex.join(sys.argv),
+            "foreign": foreign,
+        }  # fmt: skip
+        if loaded is not None:
+            done = retrieve_slide(slide, out, opened, space, loaded, **how)
+        else:
+            assert rows is not None
+            done = retrieve_features(
+                rows, slide if slides else None, out, opened, space, same_encoder=same_encoder, **how
+            )
         if not done.skipped:
             listener.say(
                 f"{done.path}: {done.n_spots} spots solved in {done.solve_s or 0:.1f} s, {done.median_refs:g} "
@@ -128,8 +162,11 @@ def retrieve(
         }  # fmt: skip
 
     scratch = out.parent if out.suffix in (".h5ad", ".zarr") else out
-    with QuerySpace.of(opened, solve_options, run, listener, scratch=scratch) as space:
+    guessed = guessed_by(loaded, foreign)
+    with QuerySpace.of(
+        opened, solve_options, run, listener, scratch=scratch, guessed=guessed, own_anchors=foreign is None
+    ) as space:
         if space.solver.ranks.rank > 0:
             space.solver.serve()
             return
-        for_each_slide(slides, out, (".h5ad", ".zarr"), one, listener, as_json=json)
+        for_each_slide(slides or [rows.path if rows else Path()], out, (".h5ad", ".zarr"), one, listener, as_json=json)

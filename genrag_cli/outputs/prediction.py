@@ -165,6 +165,7 @@ def _frame(prediction: Prediction) -> Any:
             keys.ANCHORS: np.asarray(prediction.y_init.genes, object),
             keys.ABOUT: {
                 "unit": prediction.scale.name,
+                "y_init_unit": prediction.y_init.scale.name,
                 **{k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in prediction.about.items()},
             },
         },
@@ -243,7 +244,12 @@ def read_prediction(path: Path) -> StoredPrediction:
         centres=np.asarray(obsm[keys.SPATIAL], np.float64),
         codes=codes,
         bank_spots=_texts(uns[keys.BANK_OBS]),
-        y_init=Expression(np.asarray(obsm[keys.Y_INIT], np.float32), names, anchors, scale),
+        y_init=Expression(
+            np.asarray(obsm[keys.Y_INIT], np.float32),
+            names,
+            anchors,
+            Scale.from_name(about.get("y_init_unit", scale.name)),
+        ),
         expression=Expression(values, names, genes, scale, present),
         obs=obs,
         var=var,

@@ -121,6 +121,7 @@ def choose_anchors(
     sections: Sequence[SectionReader],
     options: AnchorOptions,
     listener: Listener,
+    among: Strings | None = None,
 ) -> tuple[Strings, str]:
     """Chooses anchor genes among those that every section measured.
 
@@ -129,6 +130,7 @@ def choose_anchors(
         sections: of the version.
         options: which.
         listener: told where there are fewer than usual.
+        among: genes that the backbone predicts by itself, so that only these can anchor; None: any.
 
     Returns:
         (A,) names, and where they come from.
@@ -142,6 +144,7 @@ def choose_anchors(
         if section.entry["n_missing"]:
             common &= section.measured
     recipe = options.recipe
+    predicted = np.ones(len(genes), bool) if among is None else np.isin(genes, among)
     if (listed := options.listed()) is not None:
         where = columns(genes, listed)
         if len(lost := where[~common[where]]):
@@ -151,8 +154,19 @@ def choose_anchors(
                 f"{len(lost)} of {len(listed)} anchors are missing somewhere",
                 "Leave such genes out of the list, or such sections out of the bank.",
             )
+        if len(unknown := where[~predicted[where]]):
+            raise CohortError(
+                f"anchor gene {genes[unknown[0]]} ({recipe['source']}) is not predicted by the backbone; "
+                f"{len(unknown)} of {len(listed)} anchors are not",
+                "Leave such genes out of the list, or leave --anchors out.",
+            )
         return listed, str(recipe["source"])
-    rows = np.flatnonzero(common)
+    rows = np.flatnonzero(common & predicted)
+    if not len(rows) and common.any():
+        raise CohortError(
+            f"the bank has none of the {0 if among is None else len(among)} genes that the backbone predicts",
+            "Are they of one species, and named by one convention? Previous names need a table (--gene-aliases).",
+        )
     if not len(rows):
         raise CohortError(f"no gene was measured in all {len(sections)} sections, and anchors need such genes")
     names, panel = genes[rows], PANELS[options.panel]

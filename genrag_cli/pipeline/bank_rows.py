@@ -4,20 +4,23 @@ import contextlib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from genrag_cli.backbones.base import Reference
 from genrag_cli.backbones.probe import Head
-from genrag_cli.genes.scales import to_scale
+from genrag_cli.genes.align import columns
+from genrag_cli.pipeline.anchor_space import AnchorSpace
 from genrag_cli.pipeline.derive import standardise_sections
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.retrieval.atoms import Atoms, HeldAtoms, StreamedAtoms
 from genrag_cli.retrieval.dictionary import Blocks
 from genrag_cli.retrieval.memory import free_bytes
-from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.bank import Bank, SectionReader
 from genrag_cli.stores.rows import row_reader, write_rows
-from genrag_cli.types import Doubles, Floats, Ints, Listener, Scale
+from genrag_cli.types import Doubles, Expression, Floats, Listener, Strings
 
 SHARE = 0.5
 """Of free memory that a bank may take where nothing was asked."""
@@ -40,16 +43,30 @@ def guess_spread(bank: Bank, head: Head) -> Doubles:
     return np.asarray(np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0)))
 
 
-def row_blocks(bank: Bank, blocks: Blocks, anchors: Ints, scale: Scale, *, standardised: bool) -> Iterator[Floats]:
-    """D' (N, d + A) in blocks of one section; `anchors` are columns of the bank's genes."""
-    counts = bank.count_blocks()
-    for features in section_features(bank, standardised=standardised):
-        parts, n = [], 0
-        while n < len(features):
-            _, some, totals = next(counts)
-            parts.append(to_scale(some[:, anchors], totals, scale).toarray().astype(np.float32))
-            n += len(parts[-1])
-        yield blocks.rows(features, np.concatenate(parts))
+def row_blocks(bank: Bank, blocks: Blocks, anchors: AnchorSpace, *, standardised: bool) -> Iterator[Floats]:
+    """D' (N, d + A) in blocks of one section."""
+    features = section_features(bank, standardised=standardised)
+    for some, expression in zip(features, anchors.rows(bank), strict=True):
+        yield blocks.rows(some, expression)
+
+
+def make_reference(bank: Bank, anchors: AnchorSpace) -> Reference:
+    """The bank as a model that retrieves wants it, with expression of the anchors in their scale."""
+
+    def counts(genes: Strings) -> Iterator[tuple[Any, Doubles]]:
+        where = columns(bank.genes, genes)
+        for entry in bank.sections:
+            section = SectionReader.open(bank.folder, entry)
+            yield section.counts()[:, where], section.totals
+
+    values = np.concatenate(list(anchors.rows(bank)))
+    sizes = [section["n_spots"] for section in bank.sections]
+    return Reference(
+        features=np.concatenate(list(bank.embeddings)),
+        expression=Expression(values, bank.spot_names, anchors.genes, anchors.scale),
+        section_of=np.repeat(np.arange(len(sizes)), sizes),
+        counts=counts,
+    )
 
 
 @contextlib.contextmanager

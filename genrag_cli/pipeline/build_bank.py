@@ -16,15 +16,15 @@ import numpy as np
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.cohorts.base import Cohort, Section
 from genrag_cli.cohorts.names import warn_of_patients
-from genrag_cli.errors import BankError, CohortError, SlideError, SomeInputsFailed, UsageError, nearest
+from genrag_cli.errors import BankError, CohortError, FeaturesError, SlideError, SomeInputsFailed, UsageError, nearest
 from genrag_cli.evaluation.splits import leave_patients_out
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.panels import read_panel_file
 from genrag_cli.pipeline.anchors import AnchorOptions, summarise
 from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.derive import add_version
-from genrag_cli.pipeline.embed import embed_blocks
-from genrag_cli.pipeline.geometry import describe_tiles, expect_geometry, find_geometry, tile_um
+from genrag_cli.pipeline.embed_sections import FeatureFolder, Loaded, Source, embed_section, note_source
+from genrag_cli.pipeline.geometry import describe_tiles, expect_geometry, find_geometry
 from genrag_cli.pipeline.mix_ups import digest_counts, other_size, refuse_names, refuse_twin
 from genrag_cli.pipeline.new_bank import (
     as_names,
@@ -44,13 +44,9 @@ from genrag_cli.pipeline.sections import (
     settle_pixel_size,
     tell,
 )
-from genrag_cli.slides import n_beyond_edge, plan_spots
-from genrag_cli.stores.atomic import Parts, writer_lock
-from genrag_cli.stores.bank import SectionReader
+from genrag_cli.stores.atomic import writer_lock
 from genrag_cli.stores.bank_writer import BankWriter
-from genrag_cli.stores.layout import embedding_file
-from genrag_cli.types import Listener, PixelSize, Progress, fingerprint
-from genrag_cli.units import Mpp
+from genrag_cli.types import Listener, Progress, fingerprint
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class _Given:
 def build_bank(
     cohorts: Sequence[Cohort],
     folder: Path,
-    backbones: list[Backbone],
+    sources: Sequence[Backbone | Source],
     options: BankOptions,
     run: RunOptions,
     listener: Listener,
@@ -74,7 +70,7 @@ def build_bank(
     Args:
         cohorts: the sections.
         folder: the bank.
-        backbones: loaded; each gets embeddings and a head.
+        sources: backbones, loaded, or files of embeddings; each gets embeddings and a head.
         options: of the bank.
         run: device, workers, overwrite, dry run.
         listener: told what happens.
@@ -85,10 +81,11 @@ def build_bank(
         SlideError: for slides that cannot be read, and spots outside them.
         SomeInputsFailed: where `skip_bad` left sections out; the rest is done.
     """
+    taken = [s if isinstance(s, Loaded | FeatureFolder) else Loaded(s) for s in sources]
     chosen = _choose(cohorts, options, listener)
     anchors = _settle_anchors(cohorts, options, listener)
     if run.dry_run:
-        names = ", ".join(b.card.name for b in backbones)
+        names = ", ".join(s.name for s in taken)
         listener.say(f"would build {folder} from {len(chosen)} sections with {names}")
         return
     with writer_lock(folder, BankError):
@@ -117,15 +114,17 @@ def build_bank(
             _add_section(writer, given, genes_key, options, listener, label)
 
         _each(chosen, "add sections", options, listener, failed, add)
-        for backbone in backbones:
-
-            def embed(given: _Given, _: str, backbone: Backbone = backbone) -> None:
-                _embed_section(writer, given.section, backbone, run, listener)
-
+        for source in taken:
             in_bank = [g for g in chosen if g.section.name not in failed]
-            _each(in_bank, f"embed with {backbone.card.name}", options, listener, failed, embed)
-            in_version = _version_sections(writer, backbone.card.name, chosen, failed, options, listener)
-            add_version(writer, backbone.card.name, in_version, anchors, listener)
+            names_in = [g.section.name for g in in_bank]
+
+            def embed(given: _Given, _: str, source: Source = source, names: list[str] = names_in) -> None:
+                embed_section(writer, given.section, source, run, names, listener)
+
+            _each(in_bank, f"embed with {source.name}", options, listener, failed, embed)
+            note_source(writer, source)
+            in_version = _version_sections(writer, source.name, chosen, failed, options, listener)
+            add_version(writer, source.name, in_version, anchors, listener)
     if failed:
         shown = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise SomeInputsFailed(f"{len(failed)} of {len(chosen)} sections are not in the bank. {shown}")
@@ -238,7 +237,7 @@ def _each(
     for number, given in enumerate(chosen, 1):
         try:
             act(given, f"[{number}/{len(chosen)}] {given.section.name}")
-        except (CohortError, SlideError) as error:
+        except (CohortError, SlideError, FeaturesError) as error:
             if not options.skip_bad:
                 hint = f"{error.hint} Or go" if error.hint else "Go"
                 raise type(error)(error.message, f"{hint} on without such sections (--skip-bad).") from error
@@ -324,33 +323,6 @@ def _take_columns(counts: Any, wanted: Any) -> Any:
         return counts[:, wanted]
     wide = sparse.hstack([counts, sparse.csr_matrix((counts.shape[0], 1), dtype=counts.dtype)], format="csr")
     return wide[:, np.where(wanted < 0, counts.shape[1], wanted)]
-
-
-def _embed_section(
-    writer: BankWriter, section: Section, backbone: Backbone, run: RunOptions, listener: Listener
-) -> None:
-    entry = writer.section(section.name)
-    assert entry is not None
-    stored = SectionReader.open(writer.folder, entry)
-    size = entry["pixel_size"]
-    pixel_size = PixelSize(Mpp(size["mpp"]), size["source"], tuple((s, v) for s, v in size["others"]))
-    geometry = writer.manifest["geometry"]
-    with open_image(section) as slide:
-        grid = plan_spots(
-            slide, pixel_size, (stored.names, stored.centres), fov_um=tile_um(geometry, pixel_size.mpp),
-            pitch_um=geometry["pitch_um"], tile_px=backbone.card.tile_px, array_rc=stored.array_rc,
-        )  # fmt: skip
-        key = fingerprint(slide.digest(), grid.names, grid.centres, grid.side_px, backbone.card)
-        if writer.embedded(backbone.card, section.name, key) and not run.overwrite:
-            return
-        beyond = n_beyond_edge(slide, grid)
-        if beyond:
-            listener.say(f"{section.name}: {beyond} tiles reach past the edge of the slide; white there")
-        parts = Parts(writer.folder / embedding_file(backbone.card.name, section.name), key, "parts")
-        stage = f"embed {section.name} with {backbone.card.name}"
-        blocks = embed_blocks(slide, grid, backbone, parts, run, listener, stage)
-        writer.add_embeddings(backbone.card, section.name, stored.names, blocks, key)
-        parts.clear()
 
 
 def _version_sections(

@@ -21,7 +21,7 @@ from genrag_cli.genes.moments import pool_statistics
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.pipeline.anchors import SCALES, STATISTICS, AnchorOptions, choose_anchors, stored_statistics
 from genrag_cli.retrieval.dictionary import standardise
-from genrag_cli.stores.bank import Bank, SectionReader, read_embeddings
+from genrag_cli.stores.bank import Bank, SectionReader, read_embeddings, read_predicted
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import Doubles, Floats, Ints, Listener, Progress, Scale, Strings, fingerprint
 
@@ -87,7 +87,8 @@ def version_key(manifest: dict[str, Any], backbone: str, names: Sequence[str], o
     entries = {s["name"]: s for s in manifest["sections"]}
     embedded = manifest["backbones"][backbone]["sections"]
     facts = [(n, entries[n]["sha256"], entries[n]["patient"], embedded[n]["sha256"]) for n in names]
-    return fingerprint(facts, options.recipe, HEAD_SPOTS)
+    predicts = (manifest["backbones"][backbone].get("predicts") or {}).get("sha256", "")
+    return fingerprint(facts, options.recipe, HEAD_SPOTS, predicts)
 
 
 def derive(
@@ -114,7 +115,8 @@ def derive(
     entries = {s["name"]: s for s in manifest["sections"]}
     sections = [SectionReader.open(folder, entries[name]) for name in names]
     genes: Strings = np.asarray(manifest["genes"], np.str_)
-    anchors, source = choose_anchors(genes, sections, options, listener)
+    predicted = read_predicted(folder, manifest["backbones"][backbone])
+    anchors, source = choose_anchors(genes, sections, options, listener, among=predicted)
     arrays: dict[str, NDArray[Any]] = {}
     for scale in SCALES:
         pooled = pool_statistics(stored_statistics(sections, scale))

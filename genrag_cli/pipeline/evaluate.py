@@ -69,11 +69,20 @@ def evaluate_prediction(
         global_panel=genes[in_global[np.argsort(rank[in_global])]],
         bank_mean=Expression(mean, np.array(["bank"]), genes, scale),
         bank_mean_total=float(prediction.about["bank_mean_total"]),
-        y_init=prediction.y_init,
+        y_init=_comparable(prediction, listener),
         allow_short=allow_short,
         seed=seed,
     )
     return scores, prediction
+
+
+def _comparable(prediction: StoredPrediction, listener: Listener) -> Expression | None:
+    """The first guess where it is in the prediction's scale; two scales are not compared."""
+    first, scale = prediction.y_init, prediction.expression.scale
+    if first.scale == scale:
+        return first
+    listener.warn(f"the first guess is in scale {first.scale.name}, the prediction in {scale.name}: it is not scored")
+    return None
 
 
 def _called(prediction: StoredPrediction) -> GeneNames:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,11 +76,18 @@ def export_expression(
         genes=bank.genes[chosen],
         scale=scale,
         spot_um=bank.geometry["spot_um"],
-        about={k: v for k, v in about.items() if k != "unit"} | {"key": key},
+        about={k: v for k, v in about.items() if k not in ("unit", "y_init_unit")} | {"key": key},
         obs={k: stored.obs[k].to_numpy() for k in (keys.MORPHOLOGY_RESIDUAL, keys.ANCHOR_RESIDUAL)},
-        var=describe_genes(bank, chosen, scale),
-        thumbnail=(stored.spatial["images"]["hires"], float(stored.spatial["scalefactors"]["tissue_hires_scalef"])),
+        var=describe_genes(bank, chosen, scale, stored.y_init.genes),
+        thumbnail=_thumbnail(stored.spatial),
     )
     write_expression(target, prediction, bank, chosen, centred=bool(about["centred"]), listener=listener)
     listener.say(f"{target}: {len(stored.names)} spots, {len(chosen)} genes ({scale.name})")
     return target
+
+
+def _thumbnail(spatial: dict[str, Any]) -> tuple[Any, float] | None:
+    """RGB and its px per level-0 px; None where the prediction was made without a slide."""
+    if "images" not in spatial:
+        return None
+    return spatial["images"]["hires"], float(spatial["scalefactors"]["tissue_hires_scalef"])

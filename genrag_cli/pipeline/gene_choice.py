@@ -12,7 +12,7 @@ from genrag_cli.genes.moments import GeneStatistics
 from genrag_cli.genes.panels import global_panel, read_panel_file
 from genrag_cli.outputs import keys
 from genrag_cli.stores.bank import Bank
-from genrag_cli.types import Ints, Scale
+from genrag_cli.types import Ints, Scale, Strings
 
 _POSSIBLE = "Give names with commas between, a file of names, how many of the most variable, or all."
 _FILES = (".txt", ".csv", ".tsv", ".json", ".npy")
@@ -76,15 +76,15 @@ def _read_names(text: str) -> Any:
     return names
 
 
-def describe_genes(bank: Bank, chosen: Ints, scale: Scale) -> dict[str, NDArray[Any]]:
-    """Columns of `var` for the chosen genes."""
+def describe_genes(bank: Bank, chosen: Ints, scale: Scale, anchors: Strings) -> dict[str, NDArray[Any]]:
+    """Columns of `var` for the chosen genes; `anchors` are those of the prediction."""
     statistics = bank_statistics(bank, scale)
     rank = np.full(len(bank.genes), -1, np.int64)
     order = global_panel(statistics, len(bank.genes))
     rank[order] = np.arange(len(order))
     named = {} if bank.gene_ids is None else {keys.VAR_IDS: bank.gene_ids[chosen].astype(object)}
     return named | {
-        keys.VAR_ANCHOR: np.isin(bank.genes[chosen], bank.anchors),
+        keys.VAR_ANCHOR: np.isin(bank.genes[chosen], anchors),
         keys.VAR_RANK: rank[chosen],
         keys.VAR_MEAN: statistics.mean[chosen],
         keys.VAR_SD: statistics.sd[chosen],

@@ -112,6 +112,7 @@ def merge_banks(
                 done += 1
                 listener.progress(Progress(f"copy sections to {out.name}", done, total))
         for backbone, (mine, others) in plan.sections.items():
+            writer.copy_facts(one.folder, backbone, one.manifest["backbones"][backbone])
             recipe, other = (s.manifest["backbones"][backbone]["versions"][-1]["recipe"] for s in (one, two))
             if recipe != other:
                 listener.warn(f"{backbone}: the banks chose anchors in different ways; now chosen as in {first}")

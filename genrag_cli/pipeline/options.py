@@ -13,6 +13,8 @@ Preset = Literal["default", "paper"]
 Solving = Literal["working-set", "dense"]
 Written = Literal["values", "none"]
 """Whether a prediction holds expression, or weights only."""
+AnchorScale = Literal["bank", "model"]
+"""Where a first guess and the bank's anchors meet: in the preset's scale, or in the guess's own."""
 Crop = Literal["fov", "stem"]
 """How large tiles are, see `geometry.tile_um`."""
 MissingGenes = Literal["refuse", "mask"]
@@ -60,6 +62,9 @@ class SolveOptions:
     signed: bool = False
     gap: float = 1e-4
     solver: Solving = "working-set"
+    anchor_scale: AnchorScale = "bank"
+    drop_missing_anchors: bool = False
+    """Leave out genes of a model's or a file's guess that the bank lacks."""
     strength: "StrengthRule | None" = None
     """As an earlier prediction had it; None: found or named."""
 
@@ -68,6 +73,8 @@ class SolveOptions:
             raise UsageError(f"unknown solver {self.solver!r}", "Known: working-set, dense")
         if self.preset not in ("default", "paper"):
             raise UsageError(f"unknown preset {self.preset!r}", "Known: default, paper")
+        if self.anchor_scale not in ("bank", "model"):
+            raise UsageError(f"unknown anchor scale {self.anchor_scale!r}", "Known: bank, model")
         ways = [
             n
             for n, v in (

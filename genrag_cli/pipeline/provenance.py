@@ -8,25 +8,20 @@ import numpy as np
 from genrag_cli.pipeline.options import SolveOptions
 from genrag_cli.retrieval.objective import Strength
 from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
-from genrag_cli.slides import Slide
 from genrag_cli.stores.bank import Bank
-from genrag_cli.types import Embeddings, Floats, SparseCodes
+from genrag_cli.types import BackboneCard, Floats, SparseCodes, TileGrid
 
 
-def about_inputs(slide: Slide, embeddings: Embeddings, bank: Bank) -> dict[str, Any]:
-    """What a prediction was made from."""
-    size = embeddings.grid.pixel_size
+def about_inputs(grid: TileGrid, card: BackboneCard, bank: Bank) -> dict[str, Any]:
+    """What a prediction was made from, beside the slide itself."""
+    size = grid.pixel_size
     return {
-        "slide": slide.path.name,
-        "slide_digest": slide.digest(),
-        "slide_size": list(slide.size),
-        "slide_reader": slide.reader,
         "mpp": float(size.mpp),
         "mpp_source": size.source,
         "mpp_others": [list(o) for o in size.others],
-        "fov_um": float(embeddings.grid.fov_um),
-        "pitch_um": float(embeddings.grid.pitch_um),
-        "backbone": dataclasses.asdict(embeddings.card),
+        "fov_um": float(grid.fov_um),
+        "pitch_um": float(grid.pitch_um),
+        "backbone": dataclasses.asdict(card),
         "bank": str(bank.folder.resolve()),
         "bank_fingerprint": bank.fingerprint,
         "bank_version": bank.version["version"],

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from genrag_cli.backbones.probe import Head
-from genrag_cli.genes.align import columns
 from genrag_cli.genes.scales import to_scale
+from genrag_cli.pipeline.anchor_space import AnchorSpace, Guessed
 from genrag_cli.pipeline.bank_rows import guess_spread, place_rows, row_blocks
 from genrag_cli.pipeline.derive import load_head
 from genrag_cli.pipeline.options import RunOptions, SolveOptions
 from genrag_cli.pipeline.solver import Ranks, Solver
-from genrag_cli.retrieval.dictionary import Blocks, standardise
+from genrag_cli.retrieval.dictionary import Blocks, floor_sd, standardise
 from genrag_cli.retrieval.objective import Strength
 from genrag_cli.retrieval.solve import prepare
 from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
@@ -40,14 +40,14 @@ class SlideStatistics:
     source: str
 
     @staticmethod
-    def of(sample: Floats, bank: Bank) -> "SlideStatistics":
-        """From a slide's own sample of tissue tiles, or the bank's where there are too few."""
+    def of(sample: Floats, bank: Bank, what: str = "tissue tiles") -> "SlideStatistics":
+        """From a slide's own sample of tissue tiles or spots, or the bank's where there are too few."""
         if len(sample) < FEWEST_TILES:
             derived = bank.derived
-            why = f"the bank's: the slide has {len(sample)} tissue tiles, {FEWEST_TILES} are needed"
+            why = f"the bank's: the slide has {len(sample)} {what}, {FEWEST_TILES} are needed"
             return SlideStatistics(derived["features/mean"], derived["features/sd"], why)
         wide = sample.astype(np.float64)
-        return SlideStatistics(wide.mean(0), wide.std(0), f"{len(sample)} tissue tiles of the slide")
+        return SlideStatistics(wide.mean(0), wide.std(0), f"{len(sample)} {what} of the slide")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,11 @@ class QuerySpace:
     solver: Solver
     blocks: Blocks
     head: Head
+    anchors: AnchorSpace
+    guessed: Guessed | None
+    """Of a first guess that the head does not make."""
     scale: Scale
+    """Of what is predicted."""
     standardised: bool
     """Whether the dictionary holds standardised embeddings (preset default) or raw ones (preset paper)."""
     dim: int
@@ -65,9 +69,13 @@ class QuerySpace:
     @staticmethod
     @contextlib.contextmanager
     def of(
-        bank: Bank, options: SolveOptions, run: RunOptions, listener: Listener, *, scratch: Path = Path()
-    ) -> Iterator["QuerySpace"]:
+        bank: Bank, options: SolveOptions, run: RunOptions, listener: Listener, *, scratch: Path = Path(),
+        guessed: Guessed | None = None, own_anchors: bool = True,
+    ) -> Iterator["QuerySpace"]:  # fmt: skip
         """A bank in one preset's space, in memory or streamed from a scratch file, here or over ranks.
+
+        The anchors of a head are divided by how spread its guesses are (`Blocks.balanced`). How spread the guesses of a
+        model or a file are over the bank is not known, so theirs are divided by sd and sqrt(k) alone.
 
         Args:
             bank: the bank.
@@ -75,26 +83,33 @@ class QuerySpace:
             run: device and memory.
             listener: told where the bank went.
             scratch: folder for a bank that does not fit in memory.
+            guessed: what a model or a file guesses; None: the bank's head does.
+            own_anchors: whether anchors are the bank's, or all genes that are guessed.
         """
         default = options.preset == "default"
         scale = LOG1P_CP10K if default else COUNTS
-        where = columns(bank.genes, bank.anchors)
         head = load_head(bank.derived, bank.version, scale)
         dim = bank.card.dim
+        anchors = AnchorSpace(bank.anchors, scale)
+        if guessed is not None:
+            anchors = AnchorSpace.settle(
+                bank, guessed, scale, anchor_scale=options.anchor_scale, drop_missing=options.drop_missing_anchors,
+                own_anchors=own_anchors,
+            )  # fmt: skip
         if default:
-            mean = bank.derived[f"genes/{scale.name}/mean"][where]
-            sd = bank.derived[f"genes/{scale.name}/sd"][where]
-            blocks = Blocks.balanced(options.weight, dim, mean, sd, guess_spread(bank, head))
+            mean, sd = anchors.statistics(bank)
+            spread = guess_spread(bank, head) if guessed is None else floor_sd(sd)
+            blocks = Blocks.balanced(options.weight, dim, mean, sd, spread)
         else:
-            blocks = Blocks.as_published(options.weight, len(where))
-        rows = row_blocks(bank, blocks, where, scale, standardised=default)
+            blocks = Blocks.as_published(options.weight, len(anchors.genes))
+        rows = row_blocks(bank, blocks, anchors, standardised=default)
         ranks = Ranks.join(run.device)
         try:
             share = ranks.share(bank.n_spots)
-            with place_rows(rows, dim + len(where), share, run, scratch, listener) as (atoms, streamed):
+            with place_rows(rows, dim + len(anchors.genes), share, run, scratch, listener) as (atoms, streamed):
                 solver = Solver(prepare(atoms, group=ranks.group), ranks, streamed)
                 try:
-                    yield QuerySpace(solver, blocks, head, scale, default, dim)
+                    yield QuerySpace(solver, blocks, head, anchors, guessed, scale, default, dim)
                 finally:
                     if ranks.rank == 0:
                         solver.dismiss()
@@ -102,13 +117,13 @@ class QuerySpace:
             ranks.leave()
 
     def guess(self, embeddings: Floats, statistics: SlideStatistics) -> Floats:
-        """y_init (n, A) of raw embeddings (n, d), in `scale`."""
+        """The head's y_init (n, A) of raw embeddings (n, d), in `scale`."""
         return self.head.predict(standardise(embeddings, statistics.mean, statistics.sd))
 
-    def queries(self, embeddings: Floats, statistics: SlideStatistics) -> Floats:
-        """(n, d + A) queries of raw embeddings (n, d)."""
+    def queries(self, embeddings: Floats, statistics: SlideStatistics, y_init: Floats | None = None) -> Floats:
+        """(n, d + A) queries of raw embeddings (n, d) and first guesses (n, A); None: the head's."""
         features = standardise(embeddings, statistics.mean, statistics.sd) if self.standardised else embeddings
-        return self.blocks.rows(features, self.guess(embeddings, statistics))
+        return self.blocks.rows(features, self.guess(embeddings, statistics) if y_init is None else y_init)
 
     def strength(self, options: SolveOptions, sample: Floats, seed: int) -> tuple[StrengthRule, FoundStrength | None]:
         """The strength asked for, or the one that gives the asked number of references on a slide's sample.

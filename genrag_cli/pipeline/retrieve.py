@@ -11,39 +11,28 @@ import numpy as np
 
 from genrag_cli._version import __version__
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.errors import BackboneError, OutputError, SlideError, UsageError
+from genrag_cli.errors import OutputError, UsageError
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import Prediction, read_about, write_prediction
-from genrag_cli.pipeline.embed import describe_grid, embeddings_path, ensure_embeddings, open_with_pixel_size, plan_grid
+from genrag_cli.pipeline.fit import check_fit, expect_features
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
-from genrag_cli.pipeline.geometry import expect_geometry, tile_um
-from genrag_cli.pipeline.mix_ups import doubt_spots
+from genrag_cli.pipeline.guess import ForeignGuess, first_guess, forget_guess
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.provenance import about_inputs, about_search, about_solution
+from genrag_cli.pipeline.query import Query, query_features, query_slide
 from genrag_cli.pipeline.query_space import FEWEST_TILES, QuerySpace, SlideStatistics, bank_blocks
 from genrag_cli.pipeline.solver import Solver
 from genrag_cli.reconstruction import Presence, reconstruct
 from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
-from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, sample_rows
+from genrag_cli.slides import sample_rows
 from genrag_cli.stores.atomic import Parts, new_file, new_folder, tidy
 from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.foreign import ForeignRows
 from genrag_cli.stores.zipped import settled
-from genrag_cli.types import (
-    Expression,
-    Floats,
-    Ints,
-    Listener,
-    PixelSize,
-    Progress,
-    SparseCodes,
-    TileGrid,
-    fingerprint,
-    join_codes,
-)
+from genrag_cli.types import Expression, Floats, Ints, Listener, Progress, SparseCodes, fingerprint, join_codes
 
 SOLVE_BLOCK = 1024
 """Queries between two checkpoints; the codes do not depend on it."""
-THUMBNAIL_PX = 1500
 
 
 @dataclass(frozen=True)
@@ -76,6 +65,7 @@ def retrieve_slide(
     expression: bool,
     run: RunOptions,
     listener: Listener,
+    foreign: ForeignGuess | None = None,
     argv: str = "",
 ) -> Retrieved:
     """`generag retrieve` for one slide.
@@ -92,6 +82,7 @@ def retrieve_slide(
         expression: False keeps only the weights.
         run: device, workers, seed, overwrite, dry run.
         listener: told what happens.
+        foreign: first guesses of a file, instead of the head's or the model's.
         argv: the command line, for the record.
 
     Raises:
@@ -101,95 +92,153 @@ def retrieve_slide(
         OutputError: where the output cannot be written or is not ours to replace.
     """
     check_fit(bank, backbone, slide_options)
+    with query_slide(path, bank, backbone, slide_options, run, listener) as query:
+        return retrieve_spots(
+            query, out, bank, space, backbone, foreign, solve_options=solve_options, genes=genes,
+            expression=expression, run=run, listener=listener, argv=argv,
+        )  # fmt: skip
+
+
+def retrieve_features(
+    features: ForeignRows,
+    slide: Path | None,
+    out: Path,
+    bank: Bank,
+    space: QuerySpace,
+    *,
+    slide_options: SlideOptions,
+    solve_options: SolveOptions,
+    genes: str,
+    expression: bool,
+    run: RunOptions,
+    listener: Listener,
+    foreign: ForeignGuess | None = None,
+    same_encoder: bool = False,
+    argv: str = "",
+) -> Retrieved:
+    """`generag retrieve --features`: spots whose embeddings stand in a file; what is not said is as `retrieve_slide`.
+
+    `features` are as read, `slide` gives pixel size and thumbnail where there is one, and `same_encoder` takes whatever
+    the file calls its encoder for the bank's backbone.
+
+    Raises:
+        FeaturesError: for features that are not the bank's backbone's, or do not join with the spots.
+    """
+    doubts = expect_features(bank, features, slide_options, same_encoder=same_encoder, has_guess=foreign is not None)
+    for text in doubts:
+        listener.warn(text)
+    query = query_features(features, slide, bank, slide_options, run, listener)
+    query.about["features_unchecked"] = doubts
+    return retrieve_spots(
+        query, out, bank, space, None, foreign, solve_options=solve_options, genes=genes, expression=expression,
+        run=run, listener=listener, argv=argv,
+    )  # fmt: skip
+
+
+def retrieve_spots(
+    query: Query,
+    out: Path,
+    bank: Bank,
+    space: QuerySpace,
+    backbone: Backbone | None,
+    foreign: ForeignGuess | None,
+    *,
+    solve_options: SolveOptions,
+    genes: str,
+    expression: bool,
+    run: RunOptions,
+    listener: Listener,
+    argv: str = "",
+) -> Retrieved:
+    """Predicts the spots of a query, wherever embeddings and first guesses come from; arguments as `retrieve_slide`.
+
+    Raises:
+        FeaturesError: for rows of files that do not join with the spots.
+        OutputError: where the output cannot be written or is not ours to replace.
+    """
     chosen = choose_genes(bank, genes, space.scale) if expression else np.zeros(0, np.int64)
-    geometry = bank.geometry
-    slide, pixel_size = open_with_pixel_size(path, slide_options, listener)
-    with slide:
-        tissue = find_tissue(slide, pixel_size)
-        lay = {"fov_um": tile_um(geometry, pixel_size.mpp), "pitch_um": slide_options.pitch_um or geometry["pitch_um"]}
-        tile_px = backbone.card.tile_px
-        grid = plan_grid(slide, pixel_size, tissue, spots=slide_options.spots, tile_px=tile_px, **lay)
-        target = out if out.suffix in (".h5ad", ".zarr") else out / f"{slide.slide_id}.{backbone.card.name}.h5ad"
-        listener.say(describe_grid(slide, grid))
-        if text := doubt_spots(slide_options.spots, slide):
-            listener.warn(text)
-        key = fingerprint(
-            slide.digest(),
-            grid,
-            backbone.card,
-            bank.fingerprint,
-            solve_options,
-            chosen,
-            expression,
-            run.seed,
-            __version__,
+    grid, slide_id = query.grid, query.slide_id
+    target = out if out.suffix in (".h5ad", ".zarr") else out / f"{slide_id}.{query.card.name}.h5ad"
+    key = fingerprint(
+        query.digest,
+        grid,
+        query.card,
+        foreign.digest() if foreign else "",
+        bank.fingerprint,
+        solve_options,
+        chosen,
+        expression,
+        run.seed,
+        __version__,
+    )
+    if (done := _find_done(target, key, run.overwrite, listener)) is not None:
+        facts = (float(done["median_references"]), float(done["gap_worst"]), int(done["n_stalled"]))
+        return Retrieved(target, len(grid), True, *facts, float(done["passes_mean"]))
+    if run.dry_run:
+        listener.say(f"would write {target}: {len(grid)} spots, {len(chosen)} genes")
+        return Retrieved(target, len(grid), skipped=True)
+    features, sample = query.embed(target.parent)
+    statistics = SlideStatistics.of(sample, bank, "tissue tiles" if query.pixels else "spots")
+    listener.say(f"{slide_id}: embeddings standardised by {statistics.source}")
+    y_init, about_guess = first_guess(
+        query, features, statistics, space, bank, backbone=backbone, foreign=foreign, target=target, seed=run.seed,
+        listener=listener,
+    )  # fmt: skip
+    queries = space.queries(features, statistics, y_init)
+    stands_for = queries
+    if query.own_sample and space.guessed is None and len(sample):
+        stands_for = space.queries(sample, statistics)  # only the head can guess for tiles that nobody asked for
+    elif len(queries) > len(sample) > 0:
+        stands_for = queries[sample_rows(grid, seed=run.seed)]
+    strength, found = space.strength(solve_options, stands_for, run.seed)
+    if found and not found.reached:
+        listener.warn(
+            f"{slide_id}: no strength gives {solve_options.wanted_references} references in the median; "
+            f"{found.median_active:g} is the most"
         )
-        if (done := _find_done(target, key, run.overwrite, listener)) is not None:
-            facts = (float(done["median_references"]), float(done["gap_worst"]), int(done["n_stalled"]))
-            return Retrieved(target, len(grid), True, *facts, float(done["passes_mean"]))
-        if run.dry_run:
-            listener.say(f"would write {target}: {len(grid)} spots, {len(chosen)} genes")
-            return Retrieved(target, len(grid), skipped=True)
-        if slide_options.spots is None:
-            full = ensure_embeddings(
-                slide, grid, backbone, embeddings_path(target.parent, slide.slide_id, backbone.card.name), run, listener
-            )
-            sample = full.values[sample_rows(grid, seed=run.seed)]
-        else:
-            sample = _embed_sample(slide, pixel_size, tissue, backbone, target.parent, lay, run, listener)
-            where = embeddings_path(target.parent, slide.slide_id, backbone.card.name, "spots")
-            full = ensure_embeddings(slide, grid, backbone, where, run, listener)
-        statistics = SlideStatistics.of(sample, bank)
-        listener.say(f"{slide.slide_id}: embeddings standardised by {statistics.source}")
-        y_init = space.guess(full.values, statistics)
-        queries = space.queries(full.values, statistics)
-        stands_for = space.queries(sample, statistics) if len(sample) else queries
-        strength, found = space.strength(solve_options, stands_for, run.seed)
-        if found and not found.reached:
-            listener.warn(
-                f"{slide.slide_id}: no strength gives {solve_options.wanted_references} references in the median; "
-                f"{found.median_active:g} is the most"
-            )
-        parts = Parts(target, fingerprint(key, strength, run.device), "codes")
-        began = time.monotonic()
-        codes = _solve(space.solver, queries, strength, solve_options, parts, listener, slide.slide_id)
-        solve_s = round(time.monotonic() - began, 3)
-        l1, l2 = strength.of(queries.T)
-        _warn_of_median(codes, solve_options, found, listener, slide.slide_id)
-        about = {
-            "generag_version": __version__,
-            "argv": argv,
-            "key": key,
-            **about_inputs(slide, full, bank),
-            **about_solution(solve_options, strength, queries.T, codes),
-            **about_search(found, len(queries)),
-            **space.solver.about(),
-            "crop": geometry.get("crop", "fov"),
-            "slide_statistics": statistics.source,
-            "centred": space.standardised,
-            "bank_mean_total": float(bank.derived[f"genes/{space.scale.name}/mean"].sum()),
-            "device": run.device,
-            "seed": run.seed,
-            "packages": {p: version(p) for p in ("torch", "numpy", "anndata", "zarr")},
-            "python": platform.python_version(),
-        }
-        morphology, anchor = space.solver.residuals(queries, codes, space.dim)
-        prediction = Prediction(
-            grid=grid,
-            codes=codes,
-            bank_spots=bank.spot_names,
-            bank_sections=np.asarray([s["name"] for s in bank.sections], np.str_),
-            y_init=Expression(y_init, grid.names, bank.anchors, space.scale),
-            genes=bank.genes[chosen],
-            scale=space.scale,
-            spot_um=geometry["spot_um"],
-            about=about,
-            obs={keys.MORPHOLOGY_RESIDUAL: morphology, keys.ANCHOR_RESIDUAL: anchor, keys.L1: l1, keys.L2: l2},
-            var=describe_genes(bank, chosen, space.scale),
-            thumbnail=_thumbnail(slide, grid),
-        )
-        write_expression(target, prediction, bank, chosen, centred=space.standardised, listener=listener)
-        parts.clear()
+    parts = Parts(target, fingerprint(key, strength, run.device), "codes")
+    began = time.monotonic()
+    codes = _solve(space.solver, queries, strength, solve_options, parts, listener, slide_id)
+    solve_s = round(time.monotonic() - began, 3)
+    l1, l2 = strength.of(queries.T)
+    _warn_of_median(codes, solve_options, found, listener, slide_id)
+    about = {
+        "generag_version": __version__,
+        "argv": argv,
+        "key": key,
+        **query.about,
+        **about_inputs(grid, query.card, bank),
+        **about_guess,
+        **about_solution(solve_options, strength, queries.T, codes),
+        **about_search(found, len(queries)),
+        **space.solver.about(),
+        "crop": bank.geometry.get("crop", "fov"),
+        "slide_statistics": statistics.source,
+        "centred": space.standardised,
+        "bank_mean_total": float(bank.derived[f"genes/{space.scale.name}/mean"].sum()),
+        "device": run.device,
+        "seed": run.seed,
+        "packages": {p: version(p) for p in ("torch", "numpy", "anndata", "zarr")},
+        "python": platform.python_version(),
+    }
+    morphology, anchor = space.solver.residuals(queries, codes, space.dim)
+    prediction = Prediction(
+        grid=grid,
+        codes=codes,
+        bank_spots=bank.spot_names,
+        bank_sections=np.asarray([s["name"] for s in bank.sections], np.str_),
+        y_init=Expression(y_init, grid.names, space.anchors.genes, space.anchors.scale),
+        genes=bank.genes[chosen],
+        scale=space.scale,
+        spot_um=bank.geometry["spot_um"],
+        about=about,
+        obs={keys.MORPHOLOGY_RESIDUAL: morphology, keys.ANCHOR_RESIDUAL: anchor, keys.L1: l1, keys.L2: l2},
+        var=describe_genes(bank, chosen, space.scale, space.anchors.genes),
+        thumbnail=query.thumbnail(),
+    )
+    write_expression(target, prediction, bank, chosen, centred=space.standardised, listener=listener)
+    parts.clear()
+    forget_guess(target)
     n_stalled = int((codes.status != "solved").sum())
     return Retrieved(
         target, len(grid), False, float(np.median(codes.n_active)), float(codes.gap.max(initial=0.0)), n_stalled,
@@ -246,19 +295,6 @@ def write_expression(
         )
 
 
-def check_fit(bank: Bank, backbone: Backbone, options: SlideOptions) -> None:
-    """Refuses a backbone or a field of view that is not the bank's."""
-    here, there = backbone.card, bank.card
-    for name in ("revision", "dim", "tile_px", "weights_sha256"):
-        a, b = getattr(here, name), getattr(there, name)
-        if a != b:
-            raise BackboneError(
-                f"backbone {here.name} has {name} {a}, the bank {bank.folder} was built with {b}",
-                "Install the version that the bank was built with, or build the bank again.",
-            )
-    expect_geometry(bank.folder, bank.geometry, crop=None, fov_um=options.fov_um)
-
-
 def _find_done(target: Path, key: str, overwrite: bool, listener: Listener) -> dict[str, Any] | None:
     """The provenance of the output where it stands and was made in just this way, else None."""
     if not target.exists() or overwrite:
@@ -273,24 +309,6 @@ def _find_done(target: Path, key: str, overwrite: bool, listener: Listener) -> d
         return about
     listener.say(f"{target}: made with other options, slide or bank; doing it again")
     return None
-
-
-def _embed_sample(
-    slide: Slide, pixel_size: PixelSize, tissue: Tissue, backbone: Backbone, out: Path, lay: dict[str, float],
-    run: RunOptions, listener: Listener,
-) -> Floats:  # fmt: skip
-    """Embeddings of at most 2,000 tissue tiles that stand for a slide whose own spots were given."""
-    try:
-        grid = plan_tiles(
-            slide, pixel_size, fov_um=lay["fov_um"], pitch_um=lay["pitch_um"], tile_px=backbone.card.tile_px,
-            tissue=tissue,
-        )  # fmt: skip
-    except SlideError as error:
-        listener.warn(f"{slide.slide_id}: {error.message}; the given spots are used all the same")
-        return np.zeros((0, backbone.card.dim), np.float32)
-    grid = grid.rows(sample_rows(grid, seed=run.seed))
-    where = embeddings_path(out, slide.slide_id, backbone.card.name, "sample")
-    return ensure_embeddings(slide, grid, backbone, where, run, listener).values
 
 
 def _solve(
@@ -329,8 +347,3 @@ def _warn_of_median(
     median, wanted = float(np.median(codes.n_active)), options.wanted_references
     if found and found.reached and len(codes) >= FEWEST_TILES and abs(median - wanted) > 0.1 * wanted:
         listener.warn(f"{slide_id}: {wanted} references in the median were asked, the strength found gives {median:g}")
-
-
-def _thumbnail(slide: Slide, grid: TileGrid) -> tuple[Any, float]:
-    mpp = grid.pixel_size.mpp
-    return overview(slide, grid.pixel_size, um_per_px=max(slide.size) * mpp / THUMBNAIL_PX)

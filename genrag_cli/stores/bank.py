@@ -232,6 +232,20 @@ def read_embeddings(folder: Path, entry: dict[str, Any], backbone: str) -> Float
         return values
 
 
+def read_predicted(folder: Path, entry: dict[str, Any]) -> Strings | None:
+    """Genes that a backbone predicts by itself, by its entry in the manifest; None where it predicts none, or any.
+
+    Raises:
+        BankError: where the file is missing or damaged.
+    """
+    file = entry.get("predicts")
+    if not file:
+        return None
+    if wrong := _miss(folder, file):
+        raise BankError(f"the bank {folder} is damaged: {wrong[0]}", "Run build-bank again with this backbone.")
+    return np.asarray(json.loads((folder / file["file"]).read_text(encoding="utf-8"))["genes"], np.str_)
+
+
 def _expect_kept(folder: Path, manifest: dict[str, Any], backbone: str, number: int) -> None:
     """Refuses a version that used sections that were taken out."""
     versions = manifest["backbones"][backbone]["versions"]
@@ -294,6 +308,7 @@ def verify_bank(folder: Path) -> list[str]:
     files = [manifest["genes_file"], *manifest["sections"]]
     for entry in manifest["backbones"].values():
         files += [*entry["sections"].values(), *(v for v in entry["versions"] if not v.get("withdrawn"))]
+        files += [entry["predicts"]] if entry.get("predicts") else []
     wrong = [f"{file} was taken out and still waits to be deleted" for file in manifest.get("leaving", [])]
     changed = set()
     for entry in files:

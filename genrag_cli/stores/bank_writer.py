@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from genrag_cli._version import __version__
 from genrag_cli.errors import BankError
 from genrag_cli.stores.atomic import digest_file, new_file, remove, tidy, write_json
-from genrag_cli.stores.bank import is_whole, read_embeddings, read_manifest, read_version
+from genrag_cli.stores.bank import is_whole, read_embeddings, read_manifest, read_predicted, read_version
 from genrag_cli.stores.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -25,6 +25,7 @@ from genrag_cli.stores.layout import (
     VERSION_KEYS,
     derived_file,
     embedding_file,
+    predicts_file,
     section_file,
 )
 from genrag_cli.stores.zipped import add_rows, packing, read_anndata, write_anndata, write_arrays
@@ -189,6 +190,26 @@ class BankWriter:
         with new_file(self.folder / embedding_file(card["name"], name)) as temporary:
             shutil.copyfile(source / entry["file"], temporary)
         self._enter_embeddings(card, name, entry["key"])
+
+    def note_backbone(self, name: str, *, loading: dict[str, Any], predicts: Strings | None) -> None:
+        """Records what a backbone with embeddings was loaded with, and the genes that it predicts by itself."""
+        entry = self.manifest["backbones"][name]
+        now = {"loading": loading, "predicts": None}
+        if predicts is not None:
+            write_json(self.folder / predicts_file(name), {"genes": predicts.tolist()})
+            now["predicts"] = self._identify(predicts_file(name))
+        if any(entry.get(k) != v for k, v in now.items()):
+            entry.update(now)
+            self._save()
+
+    def copy_facts(self, source: Path, name: str, entry: dict[str, Any]) -> None:
+        """Records of a backbone what another bank's entry says of it."""
+        genes = read_predicted(source, entry)
+        self.note_backbone(name, loading=entry.get("loading") or {}, predicts=genes)
+
+    def predicted(self, name: str) -> Strings | None:
+        """Genes that a backbone predicts by itself; None where it predicts none, or any."""
+        return read_predicted(self.folder, self.manifest["backbones"][name])
 
     def current_version(self, backbone: str) -> dict[str, Any] | None:
         """What the manifest says of the newest version of a backbone; None where there is none that can be used."""

@@ -4,8 +4,9 @@ Letters: n spots of a section, G genes, d embedding dimensions, A anchor genes, 
 Every store is an AnnData in Zarr v3 in a zip that adds no compression; `derived` stores are plain groups of arrays.
 
 A bank is a folder: `manifest.json`, `genes.json`, one file per section in `sections/`, one per section and backbone in
-`embeddings/`, one per version in `derived/`. The manifest is replaced in one step whenever a file is finished, so it
-holds what is short: what grows with the genes stands in `genes.json`, what grows with the versions in their own files.
+`embeddings/`, one per version in `derived/`, and in `predicts/` the genes that a backbone predicts by itself. The
+manifest is replaced in one step whenever a file is finished, so it holds what is short: what grows with the genes
+stands in `genes.json`, what grows with the versions in their own files.
 """
 
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ def embedding_file(backbone: str, name: str) -> str:
 def statistic_column(scale: str, statistic: str) -> str:
     """Column of a section's `var` that holds a statistic of every gene in a scale."""
     return f"{scale}_{statistic}"
+
+
+def predicts_file(backbone: str) -> str:
+    """Where the genes that a model predicts by itself stand within a bank."""
+    return f"predicts/{backbone}.json"
 
 
 def derived_file(backbone: str, version: int) -> str:

@@ -54,3 +54,33 @@ def save_weights(
     else:
         torch.save({container: named, **beside} if container else named, path)
     return path
+
+
+def vit_shapes(
+    width: int, depth: int, *, patch: int = 16, positions: int = 197, layer_scale: bool = True
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a plain vision transformer without a head, as timm saves it (UNI's file is one).
+
+    Args:
+        width: of a token.
+        depth: blocks.
+        patch: side of a patch in px.
+        positions: rows of the position table, the class token's included.
+        layer_scale: whether blocks scale their branches.
+    """
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, width), "pos_embed": (1, positions, width),
+        "patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,),
+    }  # fmt: skip
+    for i in range(depth):
+        block: dict[str, tuple[int, ...]] = {
+            "norm1.weight": (width,), "norm1.bias": (width,),
+            "attn.qkv.weight": (3 * width, width), "attn.qkv.bias": (3 * width,),
+            "attn.proj.weight": (width, width), "attn.proj.bias": (width,),
+            "norm2.weight": (width,), "norm2.bias": (width,),
+            "mlp.fc1.weight": (4 * width, width), "mlp.fc1.bias": (4 * width,),
+            "mlp.fc2.weight": (width, 4 * width), "mlp.fc2.bias": (width,),
+        }  # fmt: skip
+        block |= {"ls1.gamma": (width,), "ls2.gamma": (width,)} if layer_scale else {}
+        shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+    return shapes | {"norm.weight": (width,), "norm.bias": (width,)}

@@ -62,7 +62,7 @@ def predict(path, weights, bank, centred=True):
         ),
         bank_spots=np.array([f"x/{i}" for i in range(20)]), bank_sections=np.array(["A", "B"]),
         y_init=Expression(np.zeros((n, 1), np.float32), names, GENES[:1], LOG1P_CP10K), genes=bank.genes[chosen],
-        scale=LOG1P_CP10K, spot_um=100.0, about={}, var=describe_genes(bank, chosen, LOG1P_CP10K),
+        scale=LOG1P_CP10K, spot_um=100.0, about={}, var=describe_genes(bank, chosen, LOG1P_CP10K, bank.anchors),
     )  # fmt: skip
     listener = Listener()
     write_expression(path, prediction, bank, chosen, centred=centred, listener=listener)
@@ -81,7 +81,7 @@ def test_genes_that_no_section_measured_are_never_chosen():
     assert GENES[choose_genes(bank, "HALF,STEADY", LOG1P_CP10K)].tolist() == ["HALF", "STEADY"]
     with pytest.raises(UsageError, match=r"no section of the bank b\.zarr measured NOWHERE"):
         choose_genes(bank, "HALF,NOWHERE", LOG1P_CP10K)
-    assert describe_genes(bank, np.arange(5), LOG1P_CP10K)[keys.VAR_RANK][3] == -1
+    assert describe_genes(bank, np.arange(5), LOG1P_CP10K, bank.anchors)[keys.VAR_RANK][3] == -1
 
 
 def test_genes_are_ranked_by_variance_over_the_spots_that_measured_them():

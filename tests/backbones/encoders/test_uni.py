@@ -10,29 +10,14 @@ from genrag_cli.backbones.base import Loading
 from genrag_cli.backbones.registry import load_backbone
 from genrag_cli.errors import BackboneError
 from genrag_cli.testing.backbone_contract import BackboneContract
-from genrag_cli.testing.random_weights import random_tensors, save_weights
+from genrag_cli.testing.random_weights import random_tensors, save_weights, vit_shapes
 
 WIDTH = 1024
 
 
 def vit_l16(depth: int = 1) -> dict[str, tuple[int, ...]]:
     """Names and shapes of MahmoodLab/UNI pytorch_model.bin."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, WIDTH), "pos_embed": (1, 197, WIDTH),
-        "patch_embed.proj.weight": (WIDTH, 3, 16, 16), "patch_embed.proj.bias": (WIDTH,),
-        "norm.weight": (WIDTH,), "norm.bias": (WIDTH,),
-    }  # fmt: skip
-    for i in range(depth):
-        block = {
-            "norm1.weight": (WIDTH,), "norm1.bias": (WIDTH,),
-            "attn.qkv.weight": (3 * WIDTH, WIDTH), "attn.qkv.bias": (3 * WIDTH,),
-            "attn.proj.weight": (WIDTH, WIDTH), "attn.proj.bias": (WIDTH,), "ls1.gamma": (WIDTH,),
-            "norm2.weight": (WIDTH,), "norm2.bias": (WIDTH,),
-            "mlp.fc1.weight": (4 * WIDTH, WIDTH), "mlp.fc1.bias": (4 * WIDTH,),
-            "mlp.fc2.weight": (WIDTH, 4 * WIDTH), "mlp.fc2.bias": (WIDTH,), "ls2.gamma": (WIDTH,),
-        }  # fmt: skip
-        shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
-    return shapes
+    return vit_shapes(WIDTH, depth)
 
 
 class TestUniKeepsTheContract(BackboneContract):

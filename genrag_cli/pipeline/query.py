@@ -1,0 +1,226 @@
+"""What is to be predicted: spots of one slide with embeddings, from its pixels or from files made elsewhere."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrag_cli.backbones.base import Backbone
+from genrag_cli.errors import FeaturesError, SlideError
+from genrag_cli.pipeline.embed import (
+    BATCH,
+    describe_grid,
+    embeddings_path,
+    ensure_embeddings,
+    open_with_pixel_size,
+    plan_grid,
+    read_spots,
+)
+from genrag_cli.pipeline.geometry import tile_um
+from genrag_cli.pipeline.mix_ups import doubt_spots
+from genrag_cli.pipeline.options import RunOptions, SlideOptions
+from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, read_tiles, sample_rows
+from genrag_cli.slides.spots import lattice_places
+from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.foreign import ForeignRows, in_pixels, join_rows
+from genrag_cli.types import (
+    BackboneCard,
+    Doubles,
+    Floats,
+    Listener,
+    PixelSize,
+    Strings,
+    TileBatch,
+    TileGrid,
+    fingerprint,
+)
+from genrag_cli.units import Microns, Mpp, TilePx
+
+THUMBNAIL_PX = 1500
+JOIN_SHARE = 0.1
+"""Of the pitch: how far a row of a file may lie from the spot that it is joined with."""
+
+Tiles = Callable[[float, int], Iterator[TileBatch]]
+Thumbnail = tuple[NDArray[np.uint8], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """The spots of one slide."""
+
+    slide_id: str
+    grid: TileGrid
+    card: BackboneCard
+    digest: str
+    """Identity of what it was made of."""
+    about: dict[str, Any]
+    """Where slide and embeddings come from, for provenance."""
+    embed: Callable[[Path], tuple[Floats, Floats]]
+    """Embeddings (n, d) of the spots, and (s, d) of those that stand for the slide, kept in a folder if need be."""
+    tiles: Tiles | None = None
+    """Tiles of any size around the spots; None where there are no pixels."""
+    thumbnail: Callable[[], Thumbnail | None] = lambda: None
+    own_sample: bool = False
+    """Whether those that stand for the slide are tissue tiles, not the spots asked for."""
+
+    @property
+    def pixels(self) -> bool:
+        """Whether there is a slide to read tiles from."""
+        return self.tiles is not None
+
+
+@contextlib.contextmanager
+def query_slide(
+    path: Path, bank: Bank, backbone: Backbone, options: SlideOptions, run: RunOptions, listener: Listener
+) -> Iterator[Query]:
+    """Opens a slide and plans its spots; the slide is closed at the end.
+
+    Raises:
+        SlideError: for a slide that cannot be read or has no tissue.
+    """
+    slide, pixel_size = open_with_pixel_size(path, options, listener)
+    with slide:
+        tissue = find_tissue(slide, pixel_size)
+        geometry, card = bank.geometry, backbone.card
+        lay = {"fov_um": tile_um(geometry, pixel_size.mpp), "pitch_um": options.pitch_um or geometry["pitch_um"]}
+        grid = plan_grid(slide, pixel_size, tissue, spots=options.spots, tile_px=card.tile_px, **lay)
+        listener.say(describe_grid(slide, grid))
+        if text := doubt_spots(options.spots, slide):
+            listener.warn(text)
+
+        def embed(folder: Path) -> tuple[Floats, Floats]:
+            def place(kind: str = "") -> Path:
+                return embeddings_path(folder, slide.slide_id, card.name, kind)
+
+            if options.spots is None:
+                full = ensure_embeddings(slide, grid, backbone, place(), run, listener).values
+                return full, full[sample_rows(grid, seed=run.seed)]
+            sample = _embed_sample(slide, pixel_size, tissue, backbone, place("sample"), lay, run, listener)
+            return ensure_embeddings(slide, grid, backbone, place("spots"), run, listener).values, sample
+
+        def tiles(fov_um: float, tile_px: int) -> Iterator[TileBatch]:
+            other = replace(grid, fov_um=Microns(fov_um), tile_px=TilePx(tile_px))
+            return read_tiles(slide, other, batch=BATCH, workers=run.workers)
+
+        about = {
+            "slide": slide.path.name, "slide_digest": slide.digest(), "slide_size": list(slide.size),
+            "slide_reader": slide.reader,
+        }  # fmt: skip
+        yield Query(
+            slide.slide_id, grid, card, slide.digest(), about, embed, tiles,
+            functools.partial(_thumbnail, slide, pixel_size), own_sample=options.spots is not None,
+        )  # fmt: skip
+
+
+def query_features(
+    features: ForeignRows, slide: Path | None, bank: Bank, options: SlideOptions, run: RunOptions, listener: Listener
+) -> Query:
+    """Spots whose embeddings stand in a file; the order of its rows does not matter.
+
+    Args:
+        features: as read.
+        slide: gives pixel size and thumbnail; None: neither is looked for in pixels.
+        bank: whose backbone the features are of; `fit.expect_features` has looked at them.
+        options: spots (None: those of the file), pixel size, pitch.
+        run: the seed of the sample.
+        listener: told what happens.
+
+    Raises:
+        FeaturesError: for spots without places, a missing pixel size, and rows that do not join.
+    """
+    if slide is not None:
+        opened, pixel_size = open_with_pixel_size(slide, options, listener)
+        with opened:
+            slide_id, shown = opened.slide_id, _thumbnail(opened, pixel_size)
+            about: dict[str, Any] = {
+                "slide": opened.path.name, "slide_digest": opened.digest(), "slide_size": list(opened.size),
+                "slide_reader": opened.reader,
+            }  # fmt: skip
+    else:
+        slide_id, shown = features.path.name.split(".")[0], None
+        pixel_size = _stated_pixel_size(features, options)
+        about = {"slide": slide_id, "slide_digest": "", "slide_size": [], "slide_reader": "none: features from a file"}
+    pitch = options.pitch_um or bank.geometry["pitch_um"]
+    features = in_pixels(features, pixel_size.mpp)
+    names, centres, order = _place_spots(features, options, slide_id, pitch / pixel_size.mpp)
+    places = lattice_places(centres, pitch / pixel_size.mpp)
+    values = np.ascontiguousarray(features.values[order])
+    fov = features.fov_um or tile_um(bank.geometry, pixel_size.mpp)
+    grid = TileGrid(
+        slide_id, names, centres, places, TilePx(bank.card.tile_px), Microns(fov), Microns(pitch), pixel_size
+    )
+    listener.say(f"{slide_id}: {len(grid)} spots with {features.kind} features of {features.path}")
+    for note in features.notes:
+        listener.say(f"{features.path}: {note}")
+    card = replace(
+        bank.card, weights_sha256="", feature=f"{bank.card.feature or bank.card.name}, as {features.path.name} has it"
+    )
+    about |= {
+        "features_file": str(features.path), "features_kind": features.kind, "features_encoder": features.encoder,
+        "features_sha256": fingerprint(values, names),
+    }  # fmt: skip
+    sample = values[sample_rows(grid, seed=run.seed)]
+    digest = fingerprint(about["features_sha256"], about["slide_digest"])
+    return Query(slide_id, grid, card, digest, about, lambda _: (values, sample), None, lambda: shown)
+
+
+def _place_spots(
+    features: ForeignRows, options: SlideOptions, slide_id: str, pitch_px: float
+) -> tuple[Strings, Doubles, NDArray[np.int64]]:
+    """Names and centres of the spots in the order of the output, and the rows of the file that they are."""
+    if options.spots is not None:
+        (given, centres), _ = read_spots(options.spots)
+        names = _make_names(slide_id, centres, pitch_px) if given is None else np.asarray(given, np.str_)
+        return names, centres, join_rows(features, names, centres, within_px=JOIN_SHARE * pitch_px)
+    if features.centres is None:
+        raise FeaturesError(
+            f"{features.path}: {features.kind} features without coordinates, so nobody knows where the spots are",
+            "Give the spots: --spots FILE with name,x,y in level-0 px, or --spots COHORT:SECTION.",
+        )
+    # By place, so that the same spots give the same output whatever the order of the rows.
+    order = np.lexsort((features.centres[:, 0], features.centres[:, 1]))
+    centres = features.centres[order]
+    names = _make_names(slide_id, centres, pitch_px) if features.names is None else features.names[order]
+    return names, centres, order
+
+
+def _make_names(slide_id: str, centres: Doubles, pitch_px: float) -> Strings:
+    names = np.array([f"{slide_id}:{row}_{column}" for row, column in lattice_places(centres, pitch_px)], np.str_)
+    if len(np.unique(names)) < len(names):
+        raise FeaturesError(f"{slide_id}: two spots lie at the same place", "Give every spot a name of its own.")
+    return names
+
+
+def _stated_pixel_size(features: ForeignRows, options: SlideOptions) -> PixelSize:
+    for source, value in (("--mpp", options.mpp), (f"{features.kind} file", features.mpp)):
+        if value is not None:
+            return PixelSize(Mpp(value), source)
+    raise FeaturesError(
+        f"{features.path} does not say how many um a pixel is, and there is no slide to ask", "Give --mpp."
+    )
+
+
+def _embed_sample(
+    slide: Slide, pixel_size: PixelSize, tissue: Tissue, backbone: Backbone, where: Path, lay: dict[str, float],
+    run: RunOptions, listener: Listener,
+) -> Floats:  # fmt: skip
+    """Embeddings of at most 2,000 tissue tiles that stand for a slide whose own spots were given."""
+    try:
+        grid = plan_tiles(
+            slide, pixel_size, fov_um=lay["fov_um"], pitch_um=lay["pitch_um"], tile_px=backbone.card.tile_px,
+            tissue=tissue,
+        )  # fmt: skip
+    except SlideError as error:
+        listener.warn(f"{slide.slide_id}: {error.message}; the given spots are used all the same")
+        return np.zeros((0, backbone.card.dim), np.float32)
+    grid = grid.rows(sample_rows(grid, seed=run.seed))
+    return ensure_embeddings(slide, grid, backbone, where, run, listener).values
+
+
+def _thumbnail(slide: Slide, pixel_size: PixelSize) -> Thumbnail:
+    return overview(slide, pixel_size, um_per_px=max(slide.size) * pixel_size.mpp / THUMBNAIL_PX)
