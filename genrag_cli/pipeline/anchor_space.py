@@ -133,8 +133,9 @@ def expect_convertible(what: str, source: Scale, wanted: Scale) -> None:
     if source == wanted or (source.library, source.smooth) == (wanted.library, wanted.smooth) != ("panel", False):
         return
     remedies = ["bring the bank's anchors to the guess's scale (--anchor-scale model)"]
-    if source.library == "none" and not source.smooth:
-        remedies.insert(0, "work in counts (--preset paper)")
+    preset = {"none": "in counts (--preset paper)", "all": "per 10,000 (--preset default)"}.get(source.library)
+    if preset and not source.smooth:
+        remedies.insert(0, f"work {preset}")
     raise BackboneError(
         f"{what} is in scale {source.name}, the bank's anchors are in {wanted.name}, and one cannot be brought to the "
         "other without the library size of every spot",

@@ -216,3 +216,32 @@ def test_encoder_that_the_file_names_must_be_the_banks(generag, built_bank, rows
     done, _ = predict(generag, built_bank, tmp_path, path, "--mpp", "1")
     done.expect_refusal(1, "virchow2", "built with stain", "--same-encoder")
     assert predict(generag, built_bank, tmp_path, path, "--mpp", "1", "--same-encoder")[0].code == 0
+
+
+def test_guesses_of_a_file_go_with_a_slide_too(generag, cohort, slide, built_bank, rows, tmp_path):
+    guess = tmp_path / "guess.parquet"
+    table = pd.DataFrame(rows.guess, columns=rows.genes.tolist())
+    table.insert(0, "name", rows.names)
+    table.to_parquet(guess)
+    at = ("--spots", f"{cohort}:P3_1", "--bank", built_bank, "--out", tmp_path, *COMMON)
+    done = generag("retrieve", slide, "--anchors-from", guess, "--anchors-scale", "log2_counts", *at)
+    done.expect_refusal(1, f"{guess} is in scale log2_counts", "log1p_cp10k", "--preset paper")
+    done = generag("retrieve", slide, "--anchors-from", guess, "--anchors-scale", "log1p_cp10k", *at)
+    assert done.code == 0, done.err
+    found = anndata.read_h5ad(tmp_path / "P3_1.stain.h5ad")
+    place = {name: i for i, name in enumerate(rows.names.tolist())}
+    np.testing.assert_array_equal(found.obsm["generag_y_init"], rows.guess[[place[n] for n in found.obs_names]])
+    assert found.uns["generag"]["slide_statistics"].endswith("tissue tiles of the slide")
+
+
+def test_guessed_genes_that_the_bank_lacks_are_refused_or_left_out_and_recorded(generag, built_bank, rows, tmp_path):
+    guess = tmp_path / "guess.npz"
+    genes = np.append(rows.genes[:-1], "NOT-IN-BANK")
+    np.savez(guess, values=rows.guess, names=rows.names, genes=genes)
+    how = ("--mpp", "1", "--anchors-from", guess, "--anchors-scale", "counts", "--preset", "paper")
+    npz = rows.write("npz", tmp_path)
+    predict(generag, built_bank, tmp_path, npz, *how)[0].expect_refusal(1, "NOT-IN-BANK", "--drop-missing-anchors")
+    done, found = predict(generag, built_bank, tmp_path, npz, *how, "--drop-missing-anchors")
+    assert done.code == 0, done.err
+    assert found.uns["generag"]["anchors_left_out"] == '["NOT-IN-BANK"]'
+    assert found.uns["generag_anchors"].tolist() == rows.genes[:-1].tolist()
