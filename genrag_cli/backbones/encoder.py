@@ -40,17 +40,19 @@ class Transform:
     crop: int | None = None
     """Side of the centre that is kept; None: all."""
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> "torch.Tensor":
-        """(b, s, s, 3) uint8 RGB to (b, 3, t, t) float32."""
+    def __call__(self, pixels: NDArray[np.uint8], device: "torch.device | None" = None) -> "torch.Tensor":
+        """(b, s, s, 3) uint8 RGB to (b, 3, t, t) float32 on a device (None: the CPU); bytes travel, not floats."""
         import torch
+
+        from genrag_cli.backbones.batches import to_device
 
         if self.resize is not None:
             pixels = resize_tiles(pixels, self.resize, self.interpolation)
         if self.crop is not None:
             low = round((pixels.shape[1] - self.crop) / 2)
             pixels = pixels[:, low : low + self.crop, low : low + self.crop]
-        inputs = torch.from_numpy(np.array(pixels, order="C")).permute(0, 3, 1, 2).to(torch.float32) / 255
-        mean, sd = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.sd))
+        inputs = to_device(pixels, device or torch.device("cpu")).permute(0, 3, 1, 2).to(torch.float32) / 255
+        mean, sd = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.mean, self.sd))
         return (inputs - mean) / sd
 
 
@@ -131,7 +133,7 @@ class Encoder:
         return self._batcher.run(len(pixels), self.card.dim, lambda rows: self._features(pixels[rows]))
 
     def _features(self, pixels: NDArray[np.uint8]) -> "torch.Tensor":
-        inputs = self._recipe.transform(pixels).to(self._device, non_blocking=True)
+        inputs = self._recipe.transform(pixels, self._device)
         features = self._recipe.pool(self._net, inputs)
         if features.ndim != 2 or len(features) != len(pixels):
             raise BackboneError(f"backbone {self._recipe.sheet.name}: features of shape {tuple(features.shape)}")

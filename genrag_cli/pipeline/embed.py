@@ -1,6 +1,7 @@
 """Slide -> grid -> tiles -> embeddings, block by block, each block kept so that a killed run goes on where it was."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.cohorts import open_section
 from genrag_cli.errors import SlideError, UsageError
+from genrag_cli.pipeline.feed import encode_blocks
+from genrag_cli.pipeline.fit import identity
 from genrag_cli.pipeline.geometry import Geometry, tile_um
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
 from genrag_cli.slides import (
@@ -20,7 +23,6 @@ from genrag_cli.slides import (
     plan_spots,
     plan_tiles,
     read_spots_csv,
-    read_tiles,
     resolve_pixel_size,
 )
 from genrag_cli.slides.spots import Spots
@@ -82,16 +84,23 @@ def read_spots(text: str) -> tuple[Spots, Ints | None]:
 def embed_blocks(
     slide: Slide, grid: TileGrid, backbone: Backbone, parts: Parts, run: RunOptions, listener: Listener, stage: str
 ) -> Iterator[Floats]:
-    """Yields (b, d) embeddings of consecutive rows of the grid; finished parts are read instead of computed."""
-    for number, low in enumerate(range(0, len(grid), BLOCK)):
-        rows = np.arange(low, min(low + BLOCK, len(grid)))
-        if not parts.has(number):
-            batches = []
-            for batch in read_tiles(slide, grid, rows, batch=BATCH, workers=run.workers):
-                batches.append(backbone.encode(batch.pixels))
-                listener.progress(Progress(stage, int(batch.rows[-1]) + 1, len(grid)))
-            parts.write(number, values=np.concatenate(batches))
-        listener.progress(Progress(stage, int(rows[-1]) + 1, len(grid)))
+    """Yields (b, d) embeddings of consecutive rows of the grid; finished parts are read instead of computed.
+
+    All is computed before the first block is given: whoever takes blocks may stop, and nothing is left reading.
+    """
+    blocks = [np.arange(low, min(low + BLOCK, len(grid))) for low in range(0, len(grid), BLOCK)]
+    missing = [number for number in range(len(blocks)) if not parts.has(number)]
+    fresh = encode_blocks(
+        slide, grid, backbone, [blocks[number] for number in missing],
+        batch=BATCH if run.device == "cpu" else BLOCK,  # of which a GPU takes as many at a time as fit
+        workers=run.workers,
+        told=lambda row: listener.progress(Progress(stage, row + 1, len(grid))),
+    )  # fmt: skip
+    with closing(fresh):
+        for number, values in zip(missing, fresh, strict=True):
+            parts.write(number, values=values)
+    listener.progress(Progress(stage, len(grid), len(grid)))
+    for number in range(len(blocks)):
         yield parts.read(number)["values"]
 
 
@@ -103,7 +112,7 @@ def ensure_embeddings(
     Raises:
         OutputError: where `path` is not a file of generag and `--overwrite` was not given.
     """
-    key = fingerprint(slide.digest(), grid, backbone.card)
+    key = fingerprint(slide.digest(), grid, identity(backbone.card))
     if path.exists() and not run.overwrite:
         if read_about(path)["key"] == key:
             listener.say(f"{path}: {len(grid)} embeddings, already there")

@@ -5,8 +5,9 @@ Does not know what a tile is for; `spots` makes grids of given spots, `tissue` s
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -86,46 +87,58 @@ def plan_tiles(
 
 
 def read_tiles(
-    slide: Slide, grid: TileGrid, rows: Ints | None = None, batch: int = 64, workers: int = 1
-) -> Iterator[TileBatch]:
-    """Reads the tiles of a grid, one batch ahead of whoever takes them.
+    slide: Slide, grid: TileGrid, rows: Ints | None = None, batch: int = 64, workers: int = 1, ahead: int = 1
+) -> Generator[TileBatch, None, None]:
+    """Reads the tiles of a grid ahead of whoever takes them.
 
-    A tile's pixels depend on the slide and the grid only: not on the batch, its neighbours or the workers.
+    A tile's pixels depend on the slide and the grid only: not on the batch, its neighbours or the workers. Closing the
+    iterator waits for the tiles that are being read just then, and leaves no thread behind.
 
     Args:
         slide: open, or patches in its place; must stay open until the last batch is taken.
         grid: of that slide.
         rows: (m,) rows of the grid to read, in this order; None: all.
         batch: tiles per batch.
-        workers: threads that read; memory holds at most three batches, however many.
+        workers: threads that read.
+        ahead: batches that are read while the caller has one; memory holds at most two more, however many workers.
+            Patches are read one batch ahead.
 
     Raises:
         SlideError: in the caller's thread, where a tile cannot be read.
     """
-    if batch < 1 or workers < 1:
-        raise UsageError(f"tiles are read by at least one worker in batches of at least 1, not {workers} and {batch}")
+    if min(batch, workers, ahead) < 1:
+        raise UsageError(
+            f"tiles are read at least 1 batch ahead by at least 1 worker in batches of at least 1, not {ahead}, "
+            f"{workers} and {batch}"
+        )
     rows = np.arange(len(grid), dtype=np.int64) if rows is None else np.asarray(rows, np.int64)
     if isinstance(slide, PatchSlide):
         yield from read_patches(slide, grid, rows, batch)
         return
     corners, level = grid.xy, best_level(slide, grid)
 
-    def read(row: int) -> Pixels:
-        return _read_tile(slide, grid, corners[row], level)
-
-    def taken(ahead: tuple[Ints, list[Future[Pixels]]]) -> TileBatch:
-        return TileBatch(ahead[0], np.stack([future.result() for future in ahead[1]]))
+    def read(row: int, into: Pixels) -> None:
+        into[:] = _read_tile(slide, grid, corners[row], level)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
-    ahead: deque[tuple[Ints, list[Future[Pixels]]]] = deque()
-    try:
-        for start in range(0, len(rows), batch):
+    begun: deque[tuple[TileBatch, list[Future[None]]]] = deque()
+    starts = iter(range(0, len(rows), batch))
+
+    def begin(n_batches: int) -> None:
+        for start in islice(starts, n_batches):
             chunk = rows[start : start + batch]
-            ahead.append((chunk, [pool.submit(read, int(row)) for row in chunk]))
-            if len(ahead) > 1:
-                yield taken(ahead.popleft())
-        while ahead:
-            yield taken(ahead.popleft())
+            pixels = np.empty((len(chunk), grid.tile_px, grid.tile_px, 3), np.uint8)
+            tiles = [pool.submit(read, int(row), tile) for row, tile in zip(chunk, pixels, strict=True)]
+            begun.append((TileBatch(chunk, pixels), tiles))
+
+    try:
+        begin(ahead)
+        while begun:
+            begin(1)
+            taken, tiles = begun.popleft()
+            for tile in tiles:
+                tile.result()
+            yield taken
     finally:  # an error, Ctrl-C, or a caller who has seen enough: drop what has not begun, wait for one tile a worker
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genrag_cli.backbones import batches
-from genrag_cli.backbones.batches import Batcher, exactly, open_device
+from genrag_cli.backbones.batches import Batcher, exactly, open_device, to_device
 from genrag_cli.errors import BackboneError
 
 CPU = torch.device("cpu")
@@ -124,6 +124,16 @@ def test_the_settings_of_torch_are_given_back_even_after_an_error():
         fail()
     assert seen == [(False, False, True)]
     assert settings() == before
+
+
+def test_arrays_are_copied_to_a_device_whatever_their_layout():
+    held = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    held.flags.writeable = False
+    found = to_device(held[:, ::-1], CPU)
+    assert found.dtype == torch.uint8
+    np.testing.assert_array_equal(found.numpy(), held[:, ::-1])
+    found.zero_()
+    assert held.sum() == 276, "it was not written to"
 
 
 def test_a_device_that_is_not_there_is_refused_and_the_cpu_is_not():

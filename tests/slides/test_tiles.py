@@ -154,6 +154,32 @@ def test_not_more_than_one_batch_is_read_ahead(slide, grid, monkeypatch):
     assert len(read) <= 8
 
 
+def test_as_many_batches_are_read_ahead_as_asked_and_not_more(slide, grid, monkeypatch):
+    read, original = [], slide.read_region
+    monkeypatch.setattr(slide, "read_region", lambda *where: (read.append(where), original(*where))[1])
+    batches = read_tiles(slide, grid, batch=4, workers=2, ahead=3)
+    next(batches)
+    for _ in range(1000):
+        if len(read) >= 16:
+            break
+        sleep(0.01)
+    sleep(0.05)
+    assert len(read) == 16
+    batches.close()
+
+
+def test_reading_ahead_changes_no_tile(slide, grid):
+    one, other = (list(read_tiles(slide, grid, batch=7, workers=2, ahead=ahead)) for ahead in (1, 100))
+    assert [batch.rows.tolist() for batch in one] == [batch.rows.tolist() for batch in other]
+    assert np.array_equal(*(np.concatenate([batch.pixels for batch in batches]) for batches in (one, other)))
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"workers": 0}, {"ahead": 0}])
+def test_reading_without_workers_batches_or_anything_ahead_is_refused(slide, grid, wrong):
+    with pytest.raises(UsageError, match="at least 1"):
+        next(read_tiles(slide, grid, **wrong))
+
+
 def test_a_sample_is_seeded_sorted_and_never_larger_than_the_grid(grid):
     sample = sample_rows(grid, limit=20, seed=1)
     assert np.array_equal(sample, sample_rows(grid, limit=20, seed=1))

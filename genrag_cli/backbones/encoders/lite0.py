@@ -70,7 +70,7 @@ class Lite0:
         )
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Embeds tiles in float32, 32 at a time on CPUs (about 600 MB of activations).
+        """Embeds tiles in float32; see `Backbone.encode`.
 
         Args:
             pixels: (b, 224, 224, 3) uint8 RGB.
@@ -85,8 +85,9 @@ class Lite0:
     def _pool(self, pixels: NDArray[np.uint8]) -> "torch.Tensor":
         import torch
 
-        tiles = torch.from_numpy(np.array(pixels, order="C")).to(self._device)  # a copy: may be read-only
-        inputs = (tiles.permute(0, 3, 1, 2).to(torch.float32) - _MEAN) / _SCALE
+        from genrag_cli.backbones.batches import to_device
+
+        inputs = (to_device(pixels, self._device).permute(0, 3, 1, 2).to(torch.float32) - _MEAN) / _SCALE
         features: torch.Tensor = self._net.extract_features(inputs).mean(dim=(2, 3))
         return features
 

@@ -1,0 +1,60 @@
+"""Tiles from a slide into a backbone without either waiting for the other, as long as memory allows.
+
+Threads read tiles into batches, a bounded number of them ahead and across the borders of blocks; the caller's thread
+encodes. Knows batches, blocks and threads. Does not know how a tile is read, how many tiles fit into a network at once
+(`backbones.batches` does) or what becomes of a finished block.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from genrag_cli.backbones.base import Backbone
+from genrag_cli.slides import Slide, read_tiles
+from genrag_cli.types import Floats, Ints, TileGrid
+
+AHEAD = 128
+"""Tiles that are read while others are encoded, or one batch where that is more: enough to bridge a block being written,
+or a slow corner of the slide."""
+
+
+def encode_blocks(
+    slide: Slide, grid: TileGrid, backbone: Backbone, blocks: Sequence[Ints], *, batch: int, workers: int = 1,
+    told: Callable[[int], None] = lambda _: None,
+) -> Generator[Floats, None, None]:  # fmt: skip
+    """Reads and encodes blocks of tiles, one after the other.
+
+    Reading does not stop at the end of a block, nor while the caller has one. A batch never spans two blocks, so that
+    the same block is always computed in the same batches, whichever blocks come before it.
+
+    Close the iterator (`contextlib.closing`) where an error or Ctrl-C may end its use: that ends the reading too.
+
+    Args:
+        slide: open; must stay open until the iterator ends or is closed.
+        grid: of that slide.
+        backbone: gets batches of raw tiles, in this thread.
+        blocks: rows of the grid; all but the last hold a multiple of `batch`.
+        batch: tiles that are given to the backbone at a time.
+        workers: threads that read.
+        told: after each batch, given its last row.
+
+    Yields:
+        (b, d) embeddings of each block.
+
+    Raises:
+        SlideError: where a tile cannot be read, once the tiles before it are encoded.
+    """
+    if not blocks:
+        return
+    if any(len(block) % batch for block in blocks[:-1]):
+        raise ValueError(f"blocks of {[len(block) for block in blocks]} tiles do not end where batches of {batch} do")
+    reading = read_tiles(slide, grid, np.concatenate(blocks), batch, workers, ahead=max(1, AHEAD // batch))
+    with closing(reading) as batches:
+        for block in blocks:
+            done = []
+            for _ in range(0, len(block), batch):
+                tiles = next(batches)
+                done.append(backbone.encode(tiles.pixels))
+                told(int(tiles.rows[-1]))
+            yield np.concatenate(done)
