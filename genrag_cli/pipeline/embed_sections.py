@@ -10,7 +10,7 @@ from genrag_cli.backbones.base import Backbone, ExpressionModel, Loading
 from genrag_cli.cohorts.base import Section
 from genrag_cli.errors import BackboneError, FeaturesError
 from genrag_cli.pipeline.embed import embed_blocks
-from genrag_cli.pipeline.fit import card_of_features, differences, identity
+from genrag_cli.pipeline.fit import card_of_features, differences, identity, made_elsewhere, same_fov
 from genrag_cli.pipeline.geometry import tile_um
 from genrag_cli.pipeline.loading import record
 from genrag_cli.pipeline.options import RunOptions
@@ -146,7 +146,7 @@ def _take_features(
     pitch_px = writer.manifest["geometry"]["pitch_um"] / pixel_size.mpp
     path = source.find(stored.name)
     rows = in_pixels(source.read(stored.name), pixel_size.mpp)
-    card = card_of_features(source.name, rows)
+    card = card_of_features(source.name, rows, pixel_size.mpp)
     expect_same(writer, card, run, given)
     key = fingerprint(digest_file(path) if path.is_file() else rows.values, stored.names, identity(card))
     if writer.embedded(card, stored.name, key) and not run.overwrite:
@@ -171,7 +171,9 @@ def expect_same(writer: BankWriter, card: BackboneCard, run: RunOptions, given: 
     if not embedded or (run.overwrite and set(embedded) <= set(given)):
         return
     old = BackboneCard(**there["card"])
-    found = differences(card, old) or ([] if old.fov_um == card.fov_um else [("fov_um", card.fov_um, old.fov_um)])
+    found = differences(card, old)
+    if not found and made_elsewhere(card) and not same_fov(card.fov_um, old.fov_um):
+        found = [("fov_um", card.fov_um, old.fov_um)]
     for what, a, b in found:
         raise BackboneError(
             f"backbone {card.name} has {what} {a or 'none'}; its embeddings in the bank {writer.folder} were made "

@@ -5,7 +5,7 @@ from typing import Any
 
 from genrag_cli.backbones.base import Backbone, ExpressionModel
 from genrag_cli.errors import BackboneError, FeaturesError, UsageError
-from genrag_cli.pipeline.geometry import expect_geometry
+from genrag_cli.pipeline.geometry import expect_geometry, tile_um
 from genrag_cli.pipeline.options import SlideOptions
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.foreign import ForeignRows
@@ -18,6 +18,8 @@ _WORDS = {"views": "view count", "weights_sha256": "weights with digest", "genes
 _ELSEWHERE = "elsewhere:"
 """Begins the revision of a card whose embeddings were read from files; what those call their encoder follows."""
 _FOV_SLACK = 0.01
+"""Of a field of view that a file states; one measured by a tile's px varies with the slide's pixel size."""
+_SIDE_SLACK = 0.05
 
 
 def identity(card: BackboneCard) -> tuple[Any, ...]:
@@ -103,7 +105,7 @@ def expect_features(
         What could not be checked, a line each.
 
     Raises:
-        FeaturesError: for another length, encoder or field of view, naming both.
+        FeaturesError: for another length or encoder, naming both (`expect_fov` looks at the field of view).
     """
     card, where = bank.card, f"{features.path} ({features.kind})"
     if features.values.shape[1] != card.dim:
@@ -125,18 +127,38 @@ def expect_features(
             "Give it as a file too: --anchors-from FILE.",
         )
     expect_geometry(bank.folder, bank.geometry, crop=None, fov_um=options.fov_um)
-    wanted = card.fov_um if from_files else bank.geometry.get("fov_um")
-    if features.fov_um and wanted and abs(features.fov_um - wanted) > _FOV_SLACK * wanted:
-        raise FeaturesError(
-            f"{where} was made of tiles of {features.fov_um:g} um, the bank {bank.folder} of tiles of {wanted:g} um",
-            "Make the features again at the bank's field of view, or build the bank at theirs.",
-        )
     unchecked = [] if features.encoder else [f"{where} does not say which encoder made it; taken for {card.name}'s"]
-    if not features.fov_um:
+    if features.fov_um is None and features.side_px is None:
         unchecked.append(f"{where} does not say how large its tiles are on the tissue")
     if not from_files:
         unchecked.append(f"no digest of weights stands in {where}, so they were not compared with the bank's")
     return unchecked
+
+
+def fov_of(features: ForeignRows, mpp: float) -> float | None:
+    """Side of a file's tiles on the tissue in um, as it states it, else by their px on the slide; None: unknown."""
+    return features.fov_um or (None if features.side_px is None else features.side_px * mpp)
+
+
+def same_fov(one: float | None, other: float | None, slack: float = _SIDE_SLACK) -> bool:
+    """Whether two fields of view are one; what is unknown differs from nothing."""
+    return not one or not other or abs(one - other) <= slack * other
+
+
+def expect_fov(bank: Bank, features: ForeignRows, mpp: float) -> None:
+    """Refuses features of tiles of another size than the bank's.
+
+    Raises:
+        FeaturesError: naming both.
+    """
+    found, card = fov_of(features, mpp), bank.card
+    wanted = card.fov_um if made_elsewhere(card) else tile_um(bank.geometry, mpp)
+    if not same_fov(found, wanted, _FOV_SLACK if features.fov_um else _SIDE_SLACK):
+        raise FeaturesError(
+            f"{features.path} ({features.kind}) was made of tiles of {found:g} um, the bank {bank.folder} of tiles of "
+            f"{wanted:g} um",
+            "Make the features again at the bank's field of view, or build the bank at theirs (--fov-um).",
+        )
 
 
 def made_elsewhere(card: BackboneCard) -> bool:
@@ -144,15 +166,16 @@ def made_elsewhere(card: BackboneCard) -> bool:
     return card.revision.startswith(_ELSEWHERE)
 
 
-def card_of_features(name: str, features: ForeignRows) -> BackboneCard:
+def card_of_features(name: str, features: ForeignRows, mpp: float) -> BackboneCard:
     """The card of a bank's embeddings that are read from files, under a name that a person gave."""
+    fov = fov_of(features, mpp)
     return BackboneCard(
         name=name,
         revision=_ELSEWHERE + features.encoder,
         dim=features.values.shape[1],
         tile_px=TilePx(0),
         licence="not known: made elsewhere",
-        fov_um=None if features.fov_um is None else Microns(features.fov_um),
+        fov_um=None if fov is None else Microns(fov),
         feature=f"as {features.kind} files have it",
     )
 

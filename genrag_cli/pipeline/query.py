@@ -21,6 +21,7 @@ from genrag_cli.pipeline.embed import (
     plan_grid,
     read_spots,
 )
+from genrag_cli.pipeline.fit import expect_fov, fov_of
 from genrag_cli.pipeline.geometry import tile_um
 from genrag_cli.pipeline.mix_ups import doubt_spots
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
@@ -150,7 +151,8 @@ def query_features(
     names, centres, order = _place_spots(features, options, slide_id, pitch / pixel_size.mpp)
     places = lattice_places(centres, pitch / pixel_size.mpp)
     values = np.ascontiguousarray(features.values[order])
-    fov = features.fov_um or tile_um(bank.geometry, pixel_size.mpp)
+    expect_fov(bank, features, pixel_size.mpp)
+    fov = fov_of(features, pixel_size.mpp) or tile_um(bank.geometry, pixel_size.mpp)
     grid = TileGrid(
         slide_id, names, centres, places, TilePx(bank.card.tile_px), Microns(fov), Microns(pitch), pixel_size
     )

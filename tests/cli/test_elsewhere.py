@@ -12,6 +12,7 @@ import torch
 from genrag_cli.cohorts import open_section
 from genrag_cli.stores.embeddings import read_embeddings
 
+MPP = "1.2"
 COMMON = ("--backbone", "stain", "--workers", "1", "--alpha", "0.003", "--quiet", "--overwrite")
 
 
@@ -119,7 +120,7 @@ def predict(generag, bank, out, features, *options):
 @pytest.fixture(scope="module")
 def expected(generag, built_bank, rows, spots_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("expected")
-    done, found = predict(generag, built_bank, out, rows.write("npz", out), "--spots", spots_file, "--mpp", "1")
+    done, found = predict(generag, built_bank, out, rows.write("npz", out), "--spots", spots_file, "--mpp", MPP)
     assert done.code == 0, done.err
     return found
 
@@ -130,7 +131,7 @@ def test_same_features_in_any_format_and_order_give_the_same_to_the_last_bit(
 ):
     path = rows.write(kind, tmp_path)
     named = ("--names-from", path.with_suffix(".names.txt")) if kind == "pt" else ()
-    done, found = predict(generag, built_bank, tmp_path, path, "--spots", spots_file, "--mpp", "1", *named)
+    done, found = predict(generag, built_bank, tmp_path, path, "--spots", spots_file, "--mpp", MPP, *named)
     assert done.code == 0, done.err
     assert found.obs_names.tolist() == expected.obs_names.tolist()
     np.testing.assert_array_equal(found.X, expected.X)
@@ -147,7 +148,7 @@ def test_no_slide_and_no_torch_model_are_needed_with_both_files(generag, built_b
         X=rows.guess[::-1], obs=pd.DataFrame(index=rows.names[::-1].tolist()),
         var=pd.DataFrame(index=rows.genes.tolist()),
     ).write_h5ad(guess)  # fmt: skip
-    both = ("--anchors-from", guess, "--anchors-scale", "counts", "--mpp", "1", "--preset", "paper")
+    both = ("--anchors-from", guess, "--anchors-scale", "counts", "--mpp", MPP, "--preset", "paper")
     done, found = predict(generag, built_bank, tmp_path, rows.write("h5ad", tmp_path), *both)
     assert done.code == 0, done.err
     about = found.uns["generag"]
@@ -160,19 +161,19 @@ def test_no_slide_and_no_torch_model_are_needed_with_both_files(generag, built_b
 
 
 def test_one_spot_missing_or_extra_is_refused_by_name(generag, built_bank, rows, spots_file, tmp_path):
-    lacking, spots = rows.without(3), ("--spots", spots_file, "--mpp", "1")
+    lacking, spots = rows.without(3), ("--spots", spots_file, "--mpp", MPP)
     predict(generag, built_bank, tmp_path, lacking.write("npz", tmp_path), *spots)[0].expect_refusal(1, rows.names[3])
     fewer = tmp_path / "fewer.csv"
     fewer.write_text("".join(spots_file.read_text().splitlines(True)[:-1]))
     last = spots_file.read_text().splitlines()[-1].split(",")[0]
-    done, _ = predict(generag, built_bank, tmp_path, rows.write("parquet", tmp_path), "--spots", fewer, "--mpp", "1")
+    done, _ = predict(generag, built_bank, tmp_path, rows.write("parquet", tmp_path), "--spots", fewer, "--mpp", MPP)
     done.expect_refusal(1, last)
 
 
 def test_features_of_another_length_are_refused(generag, built_bank, rows, tmp_path):
     path = tmp_path / "P3_1.npz"
     np.savez(path, features=rows.values[:, :4], names=rows.names, centres=rows.centres)
-    predict(generag, built_bank, tmp_path, path, "--mpp", "1")[0].expect_refusal(1, "4 numbers", "has 6", "--backbone")
+    predict(generag, built_bank, tmp_path, path, "--mpp", MPP)[0].expect_refusal(1, "4 numbers", "has 6", "--backbone")
 
 
 def test_what_is_not_said_is_asked_for(generag, built_bank, rows, tmp_path):
@@ -180,10 +181,10 @@ def test_what_is_not_said_is_asked_for(generag, built_bank, rows, tmp_path):
     predict(generag, built_bank, tmp_path, npz)[0].expect_refusal(1, "how many um a pixel is", "--mpp")
     bare = tmp_path / "bare.npz"
     np.savez(bare, features=rows.values, names=rows.names)
-    predict(generag, built_bank, tmp_path, bare, "--mpp", "1")[0].expect_refusal(1, "without coordinates", "--spots")
+    predict(generag, built_bank, tmp_path, bare, "--mpp", MPP)[0].expect_refusal(1, "without coordinates", "--spots")
     guess = tmp_path / "guess.npz"
     np.savez(guess, values=rows.guess, names=rows.names, genes=rows.genes)
-    done, _ = predict(generag, built_bank, tmp_path, npz, "--mpp", "1", "--anchors-from", guess)
+    done, _ = predict(generag, built_bank, tmp_path, npz, "--mpp", MPP, "--anchors-from", guess)
     done.expect_refusal(1, "states no scale", "--anchors-scale")
     generag("retrieve", "--bank", built_bank, *COMMON).expect_refusal(2, "no slide was given", "--features")
     generag("retrieve", "x.svs", "--bank", built_bank, "--features-key", "k", *COMMON).expect_refusal(
@@ -204,7 +205,7 @@ def test_bank_of_features_takes_features_and_refuses_pixels(generag, cohort, sli
     assert done.code == 0, done.err
     common = ("--backbone", "mine", "--bank", bank, "--out", tmp_path, "--workers", "1", "--alpha", ".003", "--quiet")
     generag("retrieve", slide, *common).expect_refusal(1, "were read from files", "--features")
-    done = generag("retrieve", "--features", rows.write("npz", tmp_path), "--mpp", "1", *common)
+    done = generag("retrieve", "--features", rows.write("npz", tmp_path), "--mpp", MPP, *common)
     assert done.code == 0, done.err
     assert (tmp_path / "P3_1.mine.h5ad").exists()
 
@@ -213,9 +214,9 @@ def test_encoder_that_the_file_names_must_be_the_banks(generag, built_bank, rows
     path = rows.write("trident", tmp_path)
     with h5py.File(path, "r+") as file:
         file["features"].attrs["encoder"] = "virchow2"
-    done, _ = predict(generag, built_bank, tmp_path, path, "--mpp", "1")
+    done, _ = predict(generag, built_bank, tmp_path, path, "--mpp", MPP)
     done.expect_refusal(1, "virchow2", "built with stain", "--same-encoder")
-    assert predict(generag, built_bank, tmp_path, path, "--mpp", "1", "--same-encoder")[0].code == 0
+    assert predict(generag, built_bank, tmp_path, path, "--mpp", MPP, "--same-encoder")[0].code == 0
 
 
 def test_guesses_of_a_file_go_with_a_slide_too(generag, cohort, slide, built_bank, rows, tmp_path):
@@ -238,7 +239,7 @@ def test_guessed_genes_that_the_bank_lacks_are_refused_or_left_out_and_recorded(
     guess = tmp_path / "guess.npz"
     genes = np.append(rows.genes[:-1], "NOT-IN-BANK")
     np.savez(guess, values=rows.guess, names=rows.names, genes=genes)
-    how = ("--mpp", "1", "--anchors-from", guess, "--anchors-scale", "counts", "--preset", "paper")
+    how = ("--mpp", MPP, "--anchors-from", guess, "--anchors-scale", "counts", "--preset", "paper")
     npz = rows.write("npz", tmp_path)
     predict(generag, built_bank, tmp_path, npz, *how)[0].expect_refusal(1, "NOT-IN-BANK", "--drop-missing-anchors")
     done, found = predict(generag, built_bank, tmp_path, npz, *how, "--drop-missing-anchors")

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from genrag_cli.errors import BackboneError, BankError, FeaturesError, UsageError
-from genrag_cli.pipeline.fit import card_of_features, check_fit, differences, expect_features, expect_views, identity
+from genrag_cli.pipeline.fit import (
+    card_of_features,
+    check_fit,
+    differences,
+    expect_features,
+    expect_fov,
+    expect_views,
+    identity,
+)
 from genrag_cli.pipeline.options import SlideOptions
 from genrag_cli.stores.foreign import ForeignRows
 from genrag_cli.types import BackboneCard
@@ -18,7 +26,10 @@ CARD = BackboneCard("uni", "r1", 8, 224, "licence", "a" * 64, scale="counts", ge
 
 def bank_of(card=CARD, fov_um=112.0):
     return SimpleNamespace(
-        card=card, folder=Path("b.zarr"), geometry={"fov_um": fov_um, "pitch_um": 100.0}, anchors=np.array(["A"])
+        card=card,
+        folder=Path("b.zarr"),
+        geometry={"fov_um": fov_um, "pitch_um": 100.0, "crop": "fov"},
+        anchors=np.array(["A"]),
     )
 
 
@@ -83,7 +94,6 @@ def test_word_of_a_file_that_holds_the_backbones_name_is_its(word):
     [
         ({"encoder": "virchow2"}, ("virchow2", "built with uni")),
         ({"values": np.ones((3, 4), np.float32)}, ("4 numbers", "has 8")),
-        ({"fov_um": 256.0}, ("256 um", "112 um")),
     ],
 )
 def test_features_of_something_else_are_refused_naming_both(rows, words):
@@ -91,6 +101,19 @@ def test_features_of_something_else_are_refused_naming_both(rows, words):
         expect(rows_of(**rows), bank_of())
     assert all(word in caught.value.message for word in words)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(("made", "fits"), [
+    ({"fov_um": 256.0}, False), ({"fov_um": 113.0}, True), ({"fov_um": 114.0}, False),
+    ({"side_px": 224.0}, True), ({"side_px": 230.0}, True), ({"side_px": 256.0}, False), ({}, True),
+])  # fmt: skip
+def test_tiles_of_another_size_on_the_tissue_are_refused_naming_both(made, fits):
+    rows = rows_of(**made)
+    if fits:
+        expect_fov(bank_of(), rows, mpp=0.5)
+        return
+    with pytest.raises(FeaturesError, match=r"tiles of (256|128|114) um, the bank b\.zarr of tiles of 112 um"):
+        expect_fov(bank_of(), rows, mpp=0.5)
 
 
 def test_other_word_may_be_vouched_for():
@@ -103,8 +126,10 @@ def test_features_of_a_model_need_its_first_guess_too():
 
 
 def test_bank_of_features_compares_with_what_their_files_said():
-    bank = bank_of(card_of_features("mine", rows_of(encoder="dino-x", fov_um=50.0)))
-    expect(rows_of(encoder="dino-x", fov_um=50.0), bank)
-    for other in ({"encoder": "dino-x2", "fov_um": 50.0}, {"encoder": "dino-x", "fov_um": 60.0}):
-        with pytest.raises(FeaturesError):
-            expect(rows_of(**other), bank)
+    bank = bank_of(card_of_features("mine", rows_of(encoder="dino-x", fov_um=50.0), 0.5))
+    expect(rows_of(encoder="dino-x"), bank)
+    with pytest.raises(FeaturesError, match="dino-x2"):
+        expect(rows_of(encoder="dino-x2"), bank)
+    expect_fov(bank, rows_of(side_px=100.0), 0.5)
+    with pytest.raises(FeaturesError, match="60 um"):
+        expect_fov(bank, rows_of(fov_um=60.0), 0.5)
