@@ -32,8 +32,8 @@ _CONCH_FIRST, _CONCH_SIDE = 256, 448
 """A tile is made 256 px wide (Lanczos) before CONCH's own transform makes it 448 (bicubic)."""
 _HEAD_DIM = 64
 """Published: 6 heads at width 384. The shapes do not tell how many heads there are."""
-_SPOTS = 1024
-"""Spots whose samples are held at a time: 1024 x 20 x 300 genes are 25 MB, however large the slide."""
+_ROWS = 512
+"""Samples that are drawn together at most (upstream: 200). On GPUs free memory decides, below this."""
 _CONTAINERS = ("ema", "model")
 
 
@@ -55,7 +55,7 @@ class Stem:
         feature="UNI's CLS token (1024), then CONCH's image embedding (512); not normalised",
         source="Zhu et al. 2025, arXiv 2501.15598; SichenZhu/Stem",
         weights=(
-            WeightsFile(where="Stem's authors publish none: train it with their repository (checkpoints/STEP.pt)."),
+            WeightsFile(where="Stem's authors publish none. Train it with their repository, which saves STEP.pt."),
             replace(uni.RECIPE.sheet.weights[0], part="uni"),
             replace(conch.RECIPE.sheet.weights[0], part="conch"),
         ),
@@ -63,7 +63,7 @@ class Stem:
         options={
             "genes": "required: the gene list of training (selected_gene_list.txt), one symbol a line, in its order",
             "steps": "sampling steps, 2 to 1000 (default 1000: none left out)",
-            "samples": "samples a spot that are averaged (default 20)",
+            "samples": f"samples a spot that are averaged, 1 to {_ROWS} (default 20)",
             "weights": "ema (default, as published) or model: which of a checkpoint's two sets of weights",
             "heads": f"attention heads (default: width / {_HEAD_DIM}, which is the published 6 at width 384)",
         },
@@ -85,7 +85,7 @@ class Stem:
         from genrag_cli.backbones.models.stem_network import Sizes, StemNetwork
 
         told = options or {}
-        self._samples = _whole(told, "samples", 20, least=1)
+        self._samples = _whole(told, "samples", 20, least=1, most=_ROWS)
         self._schedule = Schedule.linear(_whole(told, "steps", TRAINED_STEPS, least=2, most=TRAINED_STEPS))
         self._device = open_device(device)
         checkpoint = _read(find_or_fetch(self.sheet, self.sheet.weights[0], weights), told.get("weights", "ema"))
@@ -102,7 +102,7 @@ class Stem:
         self.genes = _read_genes(told, sizes.genes)
         net: Any = load_into(lambda: StemNetwork(sizes, heads), checkpoint, "stem")
         self._net = net.to(self._device)
-        self._batcher = Batcher(self._device, self.sheet.precision)
+        self._batcher = Batcher(self._device, self.sheet.precision, most=max(1, _ROWS // self._samples))
         _, uni_file, conch_file = self.sheet.weights
         given = parts or {}
         self._uni = _exact(uni.RECIPE)(device, find_or_fetch(self.sheet, uni_file, given.get("uni")))
@@ -151,44 +151,39 @@ class Stem:
                 f"backbone stem takes embeddings of shape (n, {self.card.dim}), found {conditions.shape}",
                 "Embed the slide with stem itself.",
             )
-        n = len(conditions)
-        values = np.empty((n, len(columns)), np.float32)
-        for low in range(0, n, _SPOTS):
-            part = conditions[low : low + _SPOTS]
-            sampled = self._sample(part, spots, low, n)
-            values[low : low + len(part)] = sampled[:, :, columns].mean(axis=1, dtype=np.float64)
-        return Expression(values, np.arange(n).astype(np.str_), self.genes[columns], LOG2_COUNTS)
+        mean = self._sample(conditions, spots)
+        names = np.arange(len(conditions)).astype(np.str_)
+        return Expression(mean[:, columns], names, self.genes[columns], LOG2_COUNTS)
 
-    def _sample(self, conditions: Floats, spots: SpotContext, before: int, total: int) -> Floats:
-        """(b, samples, G) of b spots, of which `before` others are done."""
+    def _sample(self, conditions: Floats, spots: SpotContext) -> Floats:
+        """(n, G) means over samples; all samples of some spots at a time."""
         import torch
 
         from genrag_cli.backbones.models.diffusion import SpotNoise, sample
 
-        n_genes, steps = len(self.genes), len(self._schedule)
-        spot = np.repeat(np.arange(len(conditions)), self._samples)
-        replicate = np.tile(np.arange(self._samples), len(conditions))
-        told = 0
+        n_genes, steps, samples = len(self.genes), len(self._schedule), self._samples
+        total, told = len(conditions) * samples * steps, 0
 
         def work(rows: slice) -> "torch.Tensor":
-            noise = SpotNoise(spots.seed, conditions[spot[rows]], replicate[rows])
-            given = torch.from_numpy(conditions[spot[rows]]).to(self._device)
+            repeated = np.repeat(conditions[rows], samples, axis=0)
+            noise = SpotNoise(spots.seed, repeated, np.tile(np.arange(samples), rows.stop - rows.start))
+            given = torch.from_numpy(repeated).to(self._device)
 
             def tell(step: int) -> None:
                 nonlocal told
-                passes = (before * self._samples + rows.start) * steps + (rows.stop - rows.start) * step
+                passes = (rows.start * steps + (rows.stop - rows.start) * step) * samples
                 told = max(told, passes)  # a batch that did not fit starts again, smaller
-                spots.progress(told, total * self._samples * steps)
+                spots.progress(told, total)
 
-            return sample(
+            drawn = sample(
                 lambda x, t: self._net(x, t, given),
                 self._schedule,
                 lambda: torch.from_numpy(noise.draw(n_genes)).to(self._device),
                 tell,
             )
+            return drawn.view(-1, samples, n_genes).mean(dim=1)
 
-        flat = self._batcher.run(len(spot), n_genes, work)
-        return flat.reshape(len(conditions), self._samples, n_genes)
+        return self._batcher.run(len(conditions), n_genes, work)
 
 
 def _exact(recipe: EncoderRecipe) -> EncoderRecipe:
@@ -224,11 +219,13 @@ def _read_genes(options: Mapping[str, str], expected: int) -> Strings:
     return read_gene_list(options["genes"], "backbone stem", expected)
 
 
-def _whole(options: Mapping[str, str], name: str, default: int, *, least: int, most: int | None = None) -> int:
+def _whole(options: Mapping[str, str], name: str, default: int, *, least: int, most: int) -> int:
     text = options.get(name, "")
     if not text:
         return default
-    if not text.isascii() or not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
-        span = f"{least} to {most}" if most is not None else f"{least} or more"
-        raise UsageError(f"--backbone-option {name}={text}: not a whole number, {span}", "See: generag backbones info")
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise UsageError(
+            f"--backbone-option {name}={text}: not a whole number, {least} to {most}",
+            "See: generag backbones info stem",
+        )
     return int(text)

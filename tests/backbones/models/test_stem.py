@@ -242,7 +242,6 @@ def test_a_spot_is_the_same_whoever_is_with_it(
     np.testing.assert_allclose(
         model.predict(some(spots, rows), model.genes).values, every[rows], rtol=1e-4, atol=1e-5 * size
     )
-    monkeypatch.setattr("genrag_cli.backbones.models.stem._SPOTS", 4)
     monkeypatch.setattr("genrag_cli.backbones.batches.CPU_BATCH", 5)
     np.testing.assert_allclose(model.predict(spots, model.genes).values, every, rtol=1e-4, atol=1e-5 * size)
     other = model.predict(dataclasses.replace(spots, seed=5), model.genes).values
@@ -318,7 +317,7 @@ def test_every_file_and_the_genes_are_in_the_card(tmp_path: Path, parts: Mapping
         ({"steps": "1"}, "steps=1: not a whole number, 2 to 1000"),
         ({"steps": "1001"}, "2 to 1000"),
         ({"steps": "ddim50"}, "2 to 1000"),
-        ({"samples": "0"}, "1 or more"),
+        ({"samples": "0"}, "1 to 512"),
         ({"heads": "3"}, "width 128 is not a multiple of it"),
         ({"weights": "opt"}, "weights=opt"),
     ],
