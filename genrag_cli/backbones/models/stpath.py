@@ -55,10 +55,11 @@ class StPath:
             "tech": "Spatial Transcriptomics, Visium, Xenium or Visium HD, or number of its row (default: not said)",
         },
         unchecked="the weights themselves, their commit (quoted by a public script; the hub was not asked) and the "
-        "real symbol2ensembl.json. Parts of upstream's network were read in public copies only; with random weights of the "
-        "published sizes (49.2 M numbers) LazySlide's copy gives the same to 5e-6. Field of view of training: GigaPath's, 128 um; upstream embedded the patches that HEST "
-        "ships, 112 or 128 um, and those of STimage-1K4M. Pretraining left out the slides of HEST-bench, so numbers "
-        "on other slides of HEST-1k are of slides that it has seen",
+        "real symbol2ensembl.json. Parts of upstream's network were read in public copies only; with random weights of "
+        "the published sizes (49.2 M numbers) LazySlide's copy gives the same to 5e-6. Field of view of training: "
+        "GigaPath's, 128 um; upstream embedded the patches that HEST ships, 112 or 128 um, and those of STimage-1K4M. "
+        "Pretraining left out the slides of HEST-bench, so numbers on other slides of HEST-1k are of slides that it "
+        "has seen",
     )
 
     def __init__(
