@@ -185,6 +185,10 @@ def expect_same(writer: BankWriter, card: BackboneCard, run: RunOptions, given: 
 def note_source(writer: BankWriter, source: Source) -> None:
     """Records what the next run needs to know of a backbone: what it was loaded with, and which genes it predicts."""
     if isinstance(source, FeatureFolder):
+        paths = {"features": source.folder, "names_from": source.names_from}
+        named = {flag: str(path.resolve()) for flag, path in paths.items() if path is not None}
+        facts = named | ({"features_key": source.key} if source.key else {})
+        writer.note_backbone(source.name, loading=facts, predicts=None)
         return
     backbone = source.backbone
     genes = backbone.genes if isinstance(backbone, ExpressionModel) and len(backbone.genes) else None

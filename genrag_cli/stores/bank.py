@@ -213,6 +213,9 @@ def build_line(manifest: dict[str, Any], folder: Path, backbone: str) -> str:
     for flag, values in manifest.get("asked", {}).items():
         for value in values:
             words += [flag, value]
+    loading = manifest["backbones"].get(backbone, {}).get("loading") or {}
+    for name in ("features", "features_key", "names_from"):
+        words += [f"--{name.replace('_', '-')}", loading[name]] if name in loading else []
     return shlex.join([*words, "--bank", str(folder)])
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Is the solver right on a GPU, and how fast? One call of under 8 minutes; needs torch and numpy alone.
+"""Are solver and encoders right on a GPU, and how fast? One call of about 8 minutes; needs torch, numpy and timm.
 
     PYTHONPATH=. python tests/benchmarks/gpu_check.py [--problem FILE ...] [--seconds 480] [--json FILE]
 
@@ -9,6 +9,8 @@ float64 by the definition, and compared with the CPU's: reconstructions, and sup
 same problems, then made-up ones on the device, up to a million spots and 50,000 queries. A cell that does not fit into
 memory, or into what is left of --seconds, is left out with a word. A dense pass is one product D'R over all spots and
 queries, in float32 without TF32 and in bfloat16. Gaps of large cells are recomputed for some of the queries.
+
+Encoders: UNI at full size on random weights, against float64 on the CPU (`encoders_on_gpu.py`).
 
 Without a GPU it says so, and checks the CPU alone, on small problems, with both precisions of passes.
 """
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from encoders_on_gpu import check_encoders
 from gaps import Codes, relative_gaps
 from setting import describe_machine, format_table
 from torch import Tensor
@@ -90,16 +93,20 @@ def main() -> None:
         for nonnegative in (True, False):
             checks += check(problem, nonnegative, device, asked.gap)
     show(checks)
+    encoders = check_encoders(device)
+    show(encoders)
     clock, times = Clock(began + asked.seconds), []
     for problem in given:
         times += clock.run(len(problem.atoms), len(problem.queries), lambda p=problem: p.to(device), asked.gap, device)
     for n, q in sizes:
         times += clock.run(n, q, lambda n=n, q=q: make(n, q, device), asked.gap, device)
     show(times)
-    right = all(line.get("right", True) for line in checks + times)
+    right = all(line.get("right", True) for line in checks + encoders + times)
     print(f"{'all right' if right else 'FAILED'}; {time.perf_counter() - began:.0f} s")
     if asked.json:
-        asked.json.write_text(json.dumps({**where, "right": right, "checks": checks, "times": times}, indent=1))
+        asked.json.write_text(
+            json.dumps({**where, "right": right, "checks": checks, "encoders": encoders, "times": times}, indent=1)
+        )
     sys.exit(not right)
 
 
