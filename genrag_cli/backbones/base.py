@@ -141,7 +141,7 @@ class WeightsFile:
     package: str = ""
     """Python package that ships the file."""
     where: str = ""
-    """In words, where neither a hub nor a package has it."""
+    """In words, where neither a hub has it nor a package that is called as it is imported."""
 
 
 @dataclass(frozen=True)

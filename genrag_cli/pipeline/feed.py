@@ -15,7 +15,7 @@ from genrag_cli.slides import Slide, read_tiles
 from genrag_cli.types import Floats, Ints, TileGrid
 
 AHEAD = 128
-"""Tiles that are read while others are encoded, or one batch where that is more: enough to bridge a block being written,
+"""Tiles that are read while others are encoded, or a batch where that is more: enough to bridge a block being written
 or a slow corner of the slide."""
 
 
