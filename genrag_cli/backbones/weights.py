@@ -35,7 +35,7 @@ def find_file(file: WeightsFile) -> Path | None:
 
 
 def take_given(given: Path, file: WeightsFile, name: str) -> Path:
-    """A file that a person named, or the one of that folder that is called as on the hub.
+    """A file that a person named, or the one of that folder that is called as on the hub, as safetensors if it can be.
 
     Raises:
         BackboneError: where it is not there.
@@ -43,7 +43,8 @@ def take_given(given: Path, file: WeightsFile, name: str) -> Path:
     if given.is_file():
         return given
     if given.is_dir():
-        for wanted in file.filenames:
+        safe = [str(Path(wanted).with_suffix(".safetensors")) for wanted in file.filenames]
+        for wanted in (*safe, *file.filenames):
             for path in (given / wanted, given / Path(wanted).name):
                 if path.is_file():
                     return path

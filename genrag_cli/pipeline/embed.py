@@ -28,6 +28,7 @@ from genrag_cli.slides import (
 from genrag_cli.slides.spots import Spots
 from genrag_cli.stores.atomic import Parts, tidy
 from genrag_cli.stores.embeddings import read_about, read_embeddings, write_embeddings
+from genrag_cli.stores.layout import file_word
 from genrag_cli.types import Embeddings, Floats, Ints, Listener, PixelSize, Progress, TileGrid, fingerprint
 
 BLOCK = 256
@@ -134,7 +135,7 @@ def ensure_embeddings(
 
 def embeddings_path(out: Path, slide_id: str, backbone: str, kind: str = "") -> Path:
     """Where a slide's embeddings stand: `SLIDE.BACKBONE.zarr.zip`, with `spots` or `sample` before the ending."""
-    return out / f"{slide_id}.{backbone}{'.' + kind if kind else ''}.zarr.zip"
+    return out / f"{slide_id}.{file_word(backbone)}{'.' + kind if kind else ''}.zarr.zip"
 
 
 def embed_slide(

@@ -1,5 +1,6 @@
 """Embeddings of a bank's sections, one section at a time: from pixels by a backbone, or from files made elsewhere."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 
 from genrag_cli.backbones.base import Backbone, ExpressionModel, Loading
 from genrag_cli.cohorts.base import Section
-from genrag_cli.errors import BackboneError, FeaturesError
+from genrag_cli.errors import BackboneError, FeaturesError, UsageError
 from genrag_cli.pipeline.embed import embed_blocks
 from genrag_cli.pipeline.fit import card_of_features, differences, identity, made_elsewhere, same_fov
 from genrag_cli.pipeline.geometry import tile_um
@@ -36,6 +37,12 @@ class FeatureFolder:
     """Which array of each file, where there are several."""
     names_from: Path | None = None
     """Folder of files that name the rows, one a section; None: the files do it themselves."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:+-]*", self.name):
+            raise UsageError(
+                f"--backbone {self.name!r} cannot be part of a file's name", "Use letters, digits and . _ -"
+            )
 
     def find(self, section: str) -> Path:
         """The file of a section.

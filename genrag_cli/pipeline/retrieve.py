@@ -28,6 +28,7 @@ from genrag_cli.slides import sample_rows
 from genrag_cli.stores.atomic import Parts, new_file, new_folder, tidy
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.foreign import ForeignRows
+from genrag_cli.stores.layout import file_word
 from genrag_cli.stores.zipped import settled
 from genrag_cli.types import Expression, Floats, Ints, Listener, Progress, SparseCodes, fingerprint, join_codes
 
@@ -158,7 +159,7 @@ def retrieve_spots(
     """
     chosen = choose_genes(bank, genes, space.scale) if expression else np.zeros(0, np.int64)
     grid, slide_id = query.grid, query.slide_id
-    target = out if out.suffix in (".h5ad", ".zarr") else out / f"{slide_id}.{query.card.name}.h5ad"
+    target = out if out.suffix in (".h5ad", ".zarr") else out / f"{slide_id}.{file_word(query.card.name)}.h5ad"
     key = fingerprint(
         query.digest,
         grid,

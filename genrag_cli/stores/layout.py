@@ -79,9 +79,14 @@ def section_file(name: str) -> str:
     return f"sections/{name}.zarr.zip"
 
 
+def file_word(backbone: str) -> str:
+    """A backbone's name within names of files: copying tools take `slide.timm:resnet18.h5ad` for a file on a host."""
+    return backbone.replace(":", "-")
+
+
 def embedding_file(backbone: str, name: str) -> str:
     """Where a section's embeddings stand within a bank."""
-    return f"embeddings/{backbone}/{name}.zarr.zip"
+    return f"embeddings/{file_word(backbone)}/{name}.zarr.zip"
 
 
 def statistic_column(scale: str, statistic: str) -> str:
@@ -91,12 +96,12 @@ def statistic_column(scale: str, statistic: str) -> str:
 
 def predicts_file(backbone: str) -> str:
     """Where the genes that a model predicts by itself stand within a bank."""
-    return f"predicts/{backbone}.json"
+    return f"predicts/{file_word(backbone)}.json"
 
 
 def derived_file(backbone: str, version: int) -> str:
     """Where anchors' head and gene statistics of one version stand within a bank."""
-    return f"derived/{backbone}.v{version}.zarr.zip"
+    return f"derived/{file_word(backbone)}.v{version}.zarr.zip"
 
 
 def find_escapes(manifest: Any) -> list[str]:

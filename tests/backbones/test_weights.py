@@ -100,6 +100,13 @@ def test_the_first_name_is_preferred(tmp_path):
     assert take_given(tmp_path, OWN, "toy").name == "model.safetensors"
 
 
+def test_safetensors_of_a_folder_are_preferred(tmp_path):
+    for name in ("pytorch_model.bin", "pytorch_model.safetensors"):
+        (tmp_path / name).write_bytes(b"w")
+    file = WeightsFile(repo="a/b", filenames=("pytorch_model.bin",))
+    assert take_given(tmp_path, file, "uni") == tmp_path / "pytorch_model.safetensors"
+
+
 def test_a_given_folder_without_the_file_and_a_path_to_nothing_are_refused(tmp_path):
     with pytest.raises(BackboneError, match=r"none of model\.safetensors, pytorch_model\.bin is in") as caught:
         take_given(tmp_path, OWN, "toy")

@@ -201,6 +201,7 @@ def test_bank_of_features_takes_features_and_refuses_pixels(generag, cohort, sli
         values = np.random.default_rng(len(measured)).normal(size=(len(measured), 6)).astype(np.float32)
         np.savez(folder / f"{name}_mine.npz", features=values[::-1], names=measured.names[::-1])
     generag(*build, "--features", folder).expect_refusal(2, "--backbone NAME")
+    generag(*build, "--features", folder, "--backbone", "../mine").expect_refusal(2, "../mine")
     done = generag(*build, "--features", folder, "--backbone", "mine")
     assert done.code == 0, done.err
     common = ("--backbone", "mine", "--bank", bank, "--out", tmp_path, "--workers", "1", "--alpha", ".003", "--quiet")

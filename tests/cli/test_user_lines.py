@@ -79,3 +79,17 @@ def test_other_views_are_refused_and_the_banks_are_taken(generag, cohort, slide,
 def test_another_field_of_view_is_refused(generag, built_bank, slide):
     done = generag("retrieve", slide, "--backbone", "stain", "--bank", built_bank, "--fov-um", "80", *QUICK)
     done.expect_refusal(1, "--fov-um 80", "fov_um")
+
+
+def test_colon_of_a_timm_network_is_in_no_files_name(generag, cohort, slide, tmp_path):
+    import timm
+
+    shapes = {k: tuple(v.shape) for k, v in timm.create_model("resnet10t", num_classes=0).state_dict().items()}
+    file = save_weights(tmp_path / "weights" / "model.safetensors", random_tensors(shapes))
+    bank, name = tmp_path / "b.zarr", "timm:resnet10t"
+    build = ("build-bank", cohort, "--exclude", "P3_1", "--backbone", name, "--weights", file, "--bank", bank, *QUICK)
+    assert generag(*build).code == 0
+    done = generag("retrieve", slide, "--backbone", name, "--bank", bank, "--out", tmp_path, "--alpha", ".003", *QUICK)
+    assert done.code == 0, done.err
+    assert (tmp_path / "P3_1.timm-resnet10t.h5ad").exists()
+    assert not list(tmp_path.rglob("*:*"))
