@@ -54,8 +54,16 @@ RECIPE = EncoderRecipe(
         source="mahmoodlab/CONCH, conch/open_clip_custom; field of view: README of mahmoodlab/TRIDENT",
         fov_um=Microns(256),
         precision="float32",
-        weights=(WeightsFile(repo="MahmoodLab/conch", filenames=("pytorch_model.bin",), gated=True),),
-        unchecked="the commit of the weights, and which tensors beside the image tower they hold",
+        weights=(
+            WeightsFile(
+                repo="MahmoodLab/conch",
+                filenames=("pytorch_model.bin",),
+                revision="f9ca9f877171a28ade80228fb195ac5d79003357",
+                gated=True,
+            ),
+        ),
+        unchecked="the commit, which public code quotes and the hub was not asked for; which tensors the file holds "
+        "beside the image tower",
     ),
     build=_build,
     pool=lambda net, inputs: net["visual"](inputs),

@@ -35,8 +35,15 @@ RECIPE = EncoderRecipe(
         source="model card MahmoodLab/UNI; mahmoodlab/UNI",
         fov_um=Microns(128),
         precision="float16",
-        weights=(WeightsFile(repo="MahmoodLab/UNI", filenames=("pytorch_model.bin",), gated=True),),
-        unchecked="the commit of the weights",
+        weights=(
+            WeightsFile(
+                repo="MahmoodLab/UNI",
+                filenames=("pytorch_model.bin",),
+                revision="b55a5ec6cade1a39edfe6534189a9b8ca7a022f0",
+                gated=True,
+            ),
+        ),
+        unchecked="the commit, which public code quotes and the hub was not asked for",
     ),
     build=_build,
     pool=lambda net, inputs: net(inputs),
