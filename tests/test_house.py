@@ -1,5 +1,6 @@
 """The house itself: layers, style, types, what the top level holds, completions, and the README's promises."""
 
+import functools
 import os
 import re
 import shutil
@@ -91,10 +92,15 @@ def test_every_command_explains_itself(command):
 def test_the_readme_names_every_command_and_option_that_it_shows(root):
     readme = (root / "README.md").read_text()
     blocks = "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", readme, re.DOTALL))
+
+    @functools.cache
+    def show_help(*command):
+        return run(sys.executable, "-m", "genrag_cli", *command, "--help", COLUMNS="300", TERM="dumb").stdout
+
     for line in re.findall(r"^generag .*", blocks, re.MULTILINE):
         words = line.split("#")[0].split()
         command = words[1:3] if words[1] in ("backbones", "bank", "cohort") else words[1:2]
-        shown = run(sys.executable, "-m", "genrag_cli", *command, "--help", COLUMNS="300", TERM="dumb").stdout
+        shown = show_help(*command)
         for option in (w.split("=")[0] for w in words if w.startswith("--")):
             assert option in shown, line
     assert {c for c in COMMANDS if f"generag {c}" in readme} == COMMANDS

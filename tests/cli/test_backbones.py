@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from genrag_cli.backbones.registry import read_sheet
 from genrag_cli.backbones.weights import digest_weights
 from genrag_cli.cli.console import print_table
 from genrag_cli.errors import BackboneError
@@ -116,7 +117,7 @@ def rows_of(ran):
 
 
 def test_list_shows_every_installed_backbone_and_what_it_needs(generag, plugins, cache):
-    put(cache, "MahmoodLab/UNI", "pytorch_model.bin")
+    put(cache, "MahmoodLab/UNI", "pytorch_model.bin", read_sheet("uni").weights[0].revision)
     ran = generag("backbones", "list")
     assert ran.code == 0, ran.err
     rows = rows_of(ran)
