@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import BackboneError
-from genrag_cli.types import BackboneCard, Doubles, Expression, Floats, Ints, Scale, Strings, TileBatch
+from genrag_cli.types import BackboneCard, Doubles, Expression, Floats, Ints, Scale, Strings, TileBatch, fingerprint
 from genrag_cli.units import Microns, TilePx
 
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -172,6 +172,40 @@ class BackboneSheet:
     """`--backbone-option KEY=VALUE` that it takes, each explained."""
     unchecked: str = ""
     """What of the above could not be checked against the original."""
+
+    def card(
+        self,
+        *,
+        dim: int | None = None,
+        revision: str | None = None,
+        weights_sha256: str = "",
+        genes: Strings | None = None,
+        **other: Any,
+    ) -> BackboneCard:
+        """The card of the backbone once it is loaded.
+
+        Args:
+            dim: d, where the sheet leaves it open.
+            revision: what of the options decides over its numbers; None: the pinned commit of its own weights, else 1.
+            weights_sha256: digest of all files that were read.
+            genes: whose order decides over its predictions.
+            other: fields of the card that differ from the sheet.
+        """
+        pinned = self.weights[0].revision if self.weights else None
+        facts: dict[str, Any] = {
+            "fov_um": self.fov_um, "deterministic": self.deterministic, "feature": self.feature, "scale": self.scale,
+            "needs": self.needs,
+        }  # fmt: skip
+        return BackboneCard(
+            name=self.name,
+            revision=revision or pinned or "1",
+            dim=dim or self.dim or 0,
+            tile_px=self.tile_px,
+            licence=self.licence,
+            weights_sha256=weights_sha256,
+            genes_sha256="" if genes is None else fingerprint(genes),
+            **facts | other,
+        )
 
 
 BackboneFactory = Callable[..., Backbone]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from genrag_cli.backbones.base import BackboneSheet, expect_tiles
 from genrag_cli.backbones.weights import find_or_fetch
 from genrag_cli.errors import BackboneError
-from genrag_cli.types import BackboneCard, Floats
+from genrag_cli.types import Floats
 
 if TYPE_CHECKING:
     import torch
@@ -115,17 +115,7 @@ class Encoder:
         sheet = recipe.sheet
         self._batcher = Batcher(self._device, sheet.precision)
         dim = sheet.dim or self._measure_dim()
-        self.card = BackboneCard(
-            name=sheet.name,
-            revision=sheet.weights[0].revision or "1",
-            dim=dim,
-            tile_px=sheet.tile_px,
-            licence=sheet.licence,
-            weights_sha256=sha256,
-            fov_um=sheet.fov_um,
-            deterministic=sheet.deterministic,
-            feature=sheet.feature,
-        )
+        self.card = sheet.card(dim=dim, weights_sha256=sha256)
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Embeds tiles; see `Backbone.encode`."""

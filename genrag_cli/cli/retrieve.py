@@ -162,7 +162,7 @@ def retrieve(
         }  # fmt: skip
 
     scratch = out.parent if out.suffix in (".h5ad", ".zarr") else out
-    guessed = guessed_by(loaded, foreign)
+    guessed = guessed_by(loaded.backbone if loaded else None, foreign)
     with QuerySpace.of(
         opened, solve_options, run, listener, scratch=scratch, guessed=guessed, own_anchors=foreign is None
     ) as space:

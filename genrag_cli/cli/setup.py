@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from genrag_cli.cli.console import ConsoleListener
 
 if TYPE_CHECKING:
-    from genrag_cli.backbones.base import Backbone
-    from genrag_cli.pipeline.embed_sections import Loaded
+    from genrag_cli.pipeline.loading import Loaded
     from genrag_cli.pipeline.options import RunOptions, SlideOptions
     from genrag_cli.stores.bank import Bank
 
@@ -74,8 +73,7 @@ def load_all(
     """
     from genrag_cli.backbones.registry import load_backbone
     from genrag_cli.backbones.views import with_views
-    from genrag_cli.pipeline.embed_sections import Loaded
-    from genrag_cli.pipeline.loading import parse_loading, recall
+    from genrag_cli.pipeline.loading import Loaded, parse_loading, recall
 
     given = parse_loading(names, weights or (), options or (), unsafe_pickle)
     known = (manifest or {}).get("backbones", {})
@@ -124,7 +122,7 @@ def load_for_bank(
     unsafe_pickle: bool,
     views: int | None,
     slide_options: "SlideOptions",
-) -> "Backbone":
+) -> "Loaded":
     """Loads the backbone that a bank was opened with, and refuses one that is not the bank's.
 
     Raises:
@@ -139,7 +137,7 @@ def load_for_bank(
         manifest=bank.manifest,
     )  # fmt: skip
     check_fit(bank, loaded.backbone, slide_options)
-    return loaded.backbone
+    return loaded
 
 
 def expect_alone(

@@ -23,8 +23,9 @@ from genrag_cli.genes.panels import read_panel_file
 from genrag_cli.pipeline.anchors import AnchorOptions, summarise
 from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.derive import add_version
-from genrag_cli.pipeline.embed_sections import FeatureFolder, Loaded, Source, embed_section, note_source
+from genrag_cli.pipeline.embed_sections import FeatureFolder, Source, embed_section, note_source
 from genrag_cli.pipeline.geometry import describe_tiles, expect_geometry, find_geometry
+from genrag_cli.pipeline.loading import Loaded
 from genrag_cli.pipeline.mix_ups import digest_counts, other_size, refuse_names, refuse_twin
 from genrag_cli.pipeline.new_bank import (
     as_names,

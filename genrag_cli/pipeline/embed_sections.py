@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from genrag_cli.backbones.base import Backbone, ExpressionModel, Loading
+from genrag_cli.backbones.base import ExpressionModel
 from genrag_cli.cohorts.base import Section
 from genrag_cli.errors import BackboneError, FeaturesError, UsageError
 from genrag_cli.pipeline.embed import embed_blocks
 from genrag_cli.pipeline.fit import card_of_features, differences, identity, made_elsewhere, same_fov
 from genrag_cli.pipeline.geometry import tile_um
-from genrag_cli.pipeline.loading import record
+from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.pipeline.query import JOIN_SHARE
 from genrag_cli.pipeline.sections import open_image
@@ -60,19 +60,6 @@ class FeatureFolder:
         """
         names = None if self.names_from is None else _find_file(self.names_from, section)
         return read_features(self.find(section), key=self.key, names_from=names)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A backbone for a bank, and what it was loaded with."""
-
-    backbone: Backbone
-    loading: Loading = field(default_factory=Loading)
-
-    @property
-    def name(self) -> str:
-        """Under which the bank keeps its embeddings."""
-        return self.backbone.card.name
 
 
 Source = Loaded | FeatureFolder

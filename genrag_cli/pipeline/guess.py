@@ -134,7 +134,8 @@ def _by_model(
 ) -> Expression:  # fmt: skip
     """A model's own prediction of the anchors; done once, a rerun takes it up."""
     grid, stage = query.grid, f"predict {query.slide_id} with {model.card.name}"
-    parts = Parts(target, fingerprint(query.digest, grid, model.card, bank.fingerprint, space.anchors, seed), "guess")
+    made_of = (query.digest, grid, model.card, dict(query.options), bank.fingerprint, space.anchors, seed)
+    parts = Parts(target, fingerprint(*made_of), "guess")
     genes = space.anchors.genes
     if not parts.has(0):
         context = SpotContext(

@@ -9,9 +9,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from genrag_cli.backbones.base import Loading
+from genrag_cli.backbones.base import Backbone, Loading
 from genrag_cli.backbones.registry import read_sheet, takes
 from genrag_cli.errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backbone for a bank, and what it was loaded with."""
+
+    backbone: Backbone
+    loading: Loading = field(default_factory=Loading)
+
+    @property
+    def name(self) -> str:
+        """Under which the bank keeps its embeddings."""
+        return self.backbone.card.name
 
 
 @dataclass

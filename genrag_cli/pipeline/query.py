@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from genrag_cli.pipeline.embed import (
 )
 from genrag_cli.pipeline.fit import expect_fov, fov_of
 from genrag_cli.pipeline.geometry import tile_um
+from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.mix_ups import doubt_spots
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
 from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, read_tiles, sample_rows
@@ -66,6 +67,8 @@ class Query:
     tiles: Tiles | None = None
     """Tiles of any size around the spots; None where there are no pixels."""
     thumbnail: Callable[[], Thumbnail | None] = lambda: None
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What the backbone was told beside its files; it may decide over a model's prediction."""
     own_sample: bool = False
     """Whether those that stand for the slide are tissue tiles, not the spots asked for."""
 
@@ -77,13 +80,14 @@ class Query:
 
 @contextlib.contextmanager
 def query_slide(
-    path: Path, bank: Bank, backbone: Backbone, options: SlideOptions, run: RunOptions, listener: Listener
+    path: Path, bank: Bank, loaded: Loaded, options: SlideOptions, run: RunOptions, listener: Listener
 ) -> Iterator[Query]:
     """Opens a slide and plans its spots; the slide is closed at the end.
 
     Raises:
         SlideError: for a slide that cannot be read or has no tissue.
     """
+    backbone = loaded.backbone
     slide, pixel_size = open_with_pixel_size(path, options, listener)
     with slide:
         tissue = find_tissue(slide, pixel_size)
@@ -110,11 +114,11 @@ def query_slide(
 
         about = {
             "slide": slide.path.name, "slide_digest": slide.digest(), "slide_size": list(slide.size),
-            "slide_reader": slide.reader,
+            "slide_reader": slide.reader, "backbone_loading": record(loaded.loading),
         }  # fmt: skip
         yield Query(
             slide.slide_id, grid, card, slide.digest(), about, embed, tiles,
-            functools.partial(_thumbnail, slide, pixel_size), own_sample=options.spots is not None,
+            functools.partial(_thumbnail, slide, pixel_size), loaded.loading.options, options.spots is not None,
         )  # fmt: skip
 
 

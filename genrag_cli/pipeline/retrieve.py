@@ -17,6 +17,7 @@ from genrag_cli.outputs.prediction import Prediction, read_about, write_predicti
 from genrag_cli.pipeline.fit import check_fit, expect_features
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
 from genrag_cli.pipeline.guess import ForeignGuess, first_guess, forget_guess
+from genrag_cli.pipeline.loading import Loaded
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.provenance import about_inputs, about_search, about_solution
 from genrag_cli.pipeline.query import Query, query_features, query_slide
@@ -58,7 +59,7 @@ def retrieve_slide(
     out: Path,
     bank: Bank,
     space: QuerySpace,
-    backbone: Backbone,
+    backbone: Backbone | Loaded,
     *,
     slide_options: SlideOptions,
     solve_options: SolveOptions,
@@ -76,7 +77,7 @@ def retrieve_slide(
         out: folder, or the file to write (.h5ad or .zarr).
         bank: opened with the backbone's name.
         space: `QuerySpace.of(bank, solve_options, ...)`.
-        backbone: loaded; must be the one that the bank was built with.
+        backbone: loaded, and with what; must be the one that the bank was built with.
         slide_options: pixel size, spots.
         solve_options: problem and accuracy.
         genes: `all`, a number, names, or a file of names (`--genes`).
@@ -92,10 +93,11 @@ def retrieve_slide(
         SlideError: for a slide that cannot be read or has no tissue.
         OutputError: where the output cannot be written or is not ours to replace.
     """
-    check_fit(bank, backbone, slide_options)
-    with query_slide(path, bank, backbone, slide_options, run, listener) as query:
+    loaded = backbone if isinstance(backbone, Loaded) else Loaded(backbone)
+    check_fit(bank, loaded.backbone, slide_options)
+    with query_slide(path, bank, loaded, slide_options, run, listener) as query:
         return retrieve_spots(
-            query, out, bank, space, backbone, foreign, solve_options=solve_options, genes=genes,
+            query, out, bank, space, loaded.backbone, foreign, solve_options=solve_options, genes=genes,
             expression=expression, run=run, listener=listener, argv=argv,
         )  # fmt: skip
 
@@ -164,6 +166,7 @@ def retrieve_spots(
         query.digest,
         grid,
         query.card,
+        dict(query.options),
         foreign.digest() if foreign else "",
         bank.fingerprint,
         solve_options,

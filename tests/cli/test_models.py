@@ -16,6 +16,7 @@ class Toy:
     def __init__(self, device="cpu", options=None):
         genes = (options or {}).get("genes", "")
         self.genes = np.array(genes.split("+"))
+        self.shift = float((options or {}).get("shift", 0))
         self.scale = LOG2_COUNTS
         self.card = BackboneCard("toy", "1", dim=3, tile_px=16, licence="MIT", scale="log2_counts",
                                  genes_sha256=genes[:64])
@@ -23,7 +24,7 @@ class Toy:
         return pixels.mean(axis=(1, 2)).astype("float32")
     def predict(self, spots, genes):
         place = {g: i for i, g in enumerate(self.genes.tolist())}
-        values = np.stack([spots.features[:, 0] / 64 + place[g] % 3 for g in genes.tolist()], 1) - 2
+        values = np.stack([spots.features[:, 0] / 64 + place[g] % 3 for g in genes.tolist()], 1) - 2 + self.shift
         return Expression(values.astype("float32"), np.arange(len(values)).astype(str), genes, self.scale)
 
 class Mean:
@@ -111,6 +112,15 @@ def test_options_are_remembered_and_other_genes_refused(generag, cohort, slide, 
     other = predict(generag, slide, bank, "toy", tmp_path, "--preset", "paper", *others)
     other.expect_refusal(1, "genes with digest", "backbone toy")
     assert predict(generag, slide, bank, "toy", tmp_path, "--preset", "paper").code == 0
+    first = anndata.read_h5ad(tmp_path / "P3_1.toy.h5ad")
+    done = predict(generag, slide, bank, "toy", tmp_path, "--preset", "paper", "--backbone-option", "shift=1")
+    assert done.code == 0, done.err
+    second = anndata.read_h5ad(tmp_path / "P3_1.toy.h5ad")
+    assert json.loads(second.uns["generag"]["backbone_loading"])["options"]["shift"] == "1"
+    both = (first.obsm["generag_y_init"] > 0) & (second.obsm["generag_y_init"] > 0)
+    np.testing.assert_allclose(
+        second.obsm["generag_y_init"][both], 2 * first.obsm["generag_y_init"][both] + 1, rtol=1e-4
+    )  # an option that no card names still makes another prediction: log2(1 + y) + 1
     verify = generag("bank", "verify", "--bank", bank)
     assert verify.code == 0
     (bank / "predicts" / "toy.json").write_text("{}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genrag_cli.backbones.base import BackboneSheet, WeightsFile, expect_tiles
 from genrag_cli.backbones.encoders.stain import STAIN_NAMES, measure_stains
 from genrag_cli.backbones.weights import find_or_fetch
-from genrag_cli.types import BackboneCard, Floats
+from genrag_cli.types import Floats
 from genrag_cli.units import TilePx
 
 if TYPE_CHECKING:
@@ -59,15 +59,7 @@ class Lite0:
         net: Any = load_into(_build, checkpoint, self.sheet.name)
         self._net = net.to(self._device, memory_format=torch.channels_last)
         self._batcher = Batcher(self._device)
-        self.card = BackboneCard(
-            name=self.sheet.name,
-            revision="efficientnet-lite0-57934424+stain1",
-            dim=POOLED_DIM + len(STAIN_NAMES),
-            tile_px=self.sheet.tile_px,
-            licence=self.sheet.licence,
-            weights_sha256=checkpoint.sha256,
-            feature=self.sheet.feature,
-        )
+        self.card = self.sheet.card(revision="efficientnet-lite0-57934424+stain1", weights_sha256=checkpoint.sha256)
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Embeds tiles in float32; see `Backbone.encode`.

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from genrag_cli.backbones.base import BackboneSheet, WeightsFile, expect_tiles
 from genrag_cli.backbones.weights import digest_weights, find_or_fetch, join_digests
 from genrag_cli.errors import BackboneError
-from genrag_cli.types import BackboneCard, Floats
+from genrag_cli.types import Floats
 from genrag_cli.units import Microns, TilePx
 
 if TYPE_CHECKING:
@@ -110,16 +110,8 @@ class Shell:
         model, files = _read_model(path)
         self._session = _start(_cut(model, path), device)
         self._batcher = Batcher(torch.device("cpu"))  # where onnxruntime takes arrays from and gives them to
-        self.card = BackboneCard(
-            name=self.sheet.name,
-            revision="model_v1+basis1",
-            dim=2 * sum(STAGES.values()),
-            tile_px=self.sheet.tile_px,
-            licence=self.sheet.licence,
-            weights_sha256=join_digests(*map(digest_weights, files)),
-            fov_um=self.sheet.fov_um,
-            feature=self.sheet.feature,
-        )
+        digest = join_digests(*map(digest_weights, files))
+        self.card = self.sheet.card(revision="model_v1+basis1", weights_sha256=digest)
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Embeds tiles.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.backbones.base import BackboneSheet, expect_tiles
-from genrag_cli.types import BackboneCard, Doubles, Floats
+from genrag_cli.types import Doubles, Floats
 from genrag_cli.units import TilePx
 
 STAIN_NAMES = ("haematoxylin_mean", "eosin_mean", "density_mean", "haematoxylin_sd", "eosin_sd", "density_sd")
@@ -74,11 +74,7 @@ class Stain:
     )
 
     def __init__(self, device: str = "cpu") -> None:  # noqa: ARG002 - numpy does the work, whatever the device
-        sheet = self.sheet
-        self.card = BackboneCard(
-            name=sheet.name, revision="1", dim=len(STAIN_NAMES), tile_px=sheet.tile_px, licence=sheet.licence,
-            feature=sheet.feature,
-        )  # fmt: skip
+        self.card = self.sheet.card()
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Measures tiles; see `measure_stains`."""

@@ -18,7 +18,7 @@ from genrag_cli.backbones.encoder import IMAGENET
 from genrag_cli.backbones.gene_list import pick, read_gene_list
 from genrag_cli.backbones.weights import find_or_fetch
 from genrag_cli.errors import BackboneError, UsageError, nearest
-from genrag_cli.types import BackboneCard, Doubles, Expression, Floats, Ints, Scale, Strings, fingerprint
+from genrag_cli.types import Doubles, Expression, Floats, Ints, Scale, Strings
 from genrag_cli.units import TilePx
 
 if TYPE_CHECKING:
@@ -94,16 +94,11 @@ class Bleep:
         self._batcher = Batcher(self._device, self.sheet.precision)
         self.genes: Strings = np.array([], dtype=np.str_)
         self.scale: Scale | None = None
-        self.card = BackboneCard(
-            name="bleep",
-            revision=f"mode={self._mode} channels={self._channels}",
+        self.card = self.sheet.card(
             dim=dim,
-            tile_px=self.sheet.tile_px,
-            licence=self.sheet.licence,
+            revision=f"mode={self._mode} channels={self._channels}",
             weights_sha256=checkpoint.sha256,
-            feature=self.sheet.feature,
-            genes_sha256=fingerprint(self._inputs),
-            needs=self.sheet.needs,
+            genes=self._inputs,
         )
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:

@@ -18,7 +18,7 @@ from genrag_cli.backbones.models import deepspot_encoder
 from genrag_cli.backbones.models.deepspot_files import WHAT, read_genes, read_weights, settle_scaler
 from genrag_cli.backbones.weights import digest_weights, find_or_fetch, join_digests
 from genrag_cli.errors import BackboneError
-from genrag_cli.types import LOG1P_CP10K, BackboneCard, Expression, Floats, Strings, fingerprint
+from genrag_cli.types import LOG1P_CP10K, Expression, Floats, Strings
 from genrag_cli.units import Microns, TilePx
 
 if TYPE_CHECKING:
@@ -111,17 +111,11 @@ class DeepSpot:
         self._hidden = sizes.hidden
         self.scale = LOG1P_CP10K
         digests = [held.checkpoint.sha256, self.encoder.sha256]
-        self.card = BackboneCard(
-            name=self.sheet.name,
-            revision=f"1+{name}+{self._context}+radius{self._radius}",
+        self.card = self.sheet.card(
             dim=sizes.dim,
-            tile_px=SIDE_PX,
-            licence=self.sheet.licence,
+            revision=f"1+{name}+{self._context}+radius{self._radius}",
             weights_sha256=join_digests(*digests, *([digest_weights(scaler_path)] if scaler_path else [])),
-            fov_um=self.sheet.fov_um,
-            feature=self.sheet.feature,
-            scale=LOG1P_CP10K.name,
-            genes_sha256=fingerprint(self.genes),
+            genes=self.genes,
             needs=self.sheet.needs if "neighbors" in self._context else (),
         )
 

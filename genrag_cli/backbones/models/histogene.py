@@ -15,7 +15,7 @@ from genrag_cli.backbones.base import BackboneSheet, SpotContext, WeightsFile, e
 from genrag_cli.backbones.gene_list import pick, read_gene_list
 from genrag_cli.backbones.weights import find_or_fetch
 from genrag_cli.errors import BackboneError, UsageError
-from genrag_cli.types import BackboneCard, Expression, Floats, Ints, Scale, Strings, fingerprint
+from genrag_cli.types import Expression, Floats, Ints, Scale, Strings
 from genrag_cli.units import Microns, TilePx
 
 SIDE_PX = 112
@@ -81,19 +81,7 @@ class HisToGene:
         self._limits = (sizes.n_x, sizes.n_y)
         self._batcher = Batcher(self._device)
         self.scale = SCALE
-        self.card = BackboneCard(
-            name=self.sheet.name,
-            revision="1",
-            dim=sizes.dim,
-            tile_px=self.sheet.tile_px,
-            licence=self.sheet.licence,
-            weights_sha256=checkpoint.sha256,
-            fov_um=self.sheet.fov_um,
-            feature=self.sheet.feature,
-            scale=SCALE.name,
-            genes_sha256=fingerprint(self.genes),
-            needs=self.sheet.needs,
-        )
+        self.card = self.sheet.card(dim=sizes.dim, weights_sha256=checkpoint.sha256, genes=self.genes)
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Patch embeddings.

@@ -21,7 +21,7 @@ from genrag_cli.backbones.base import BackboneSheet, Reference, SpotContext, Wei
 from genrag_cli.backbones.encoder import OPENAI_CLIP, Transform
 from genrag_cli.backbones.weights import find_or_fetch
 from genrag_cli.errors import BackboneError, nearest
-from genrag_cli.types import BackboneCard, Doubles, Expression, Floats, Ints, Scale, Strings
+from genrag_cli.types import Doubles, Expression, Floats, Ints, Scale, Strings
 from genrag_cli.units import TilePx
 
 if TYPE_CHECKING:
@@ -75,16 +75,7 @@ class Loki:
         self._net = net.to(self._device)
         self._batcher = Batcher(self._device, self.sheet.precision)
         self._transform = Transform(*OPENAI_CLIP, resize=self.sheet.tile_px, interpolation="bicubic")
-        self.card = BackboneCard(
-            name=self.sheet.name,
-            revision=self.sheet.weights[0].revision or "1",
-            dim=DIM,
-            tile_px=self.sheet.tile_px,
-            licence=self.sheet.licence,
-            weights_sha256=checkpoint.sha256,
-            feature=self.sheet.feature,
-            needs=self.sheet.needs,
-        )
+        self.card = self.sheet.card(weights_sha256=checkpoint.sha256)
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Embeds tiles.

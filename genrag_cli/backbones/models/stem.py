@@ -19,7 +19,7 @@ from genrag_cli.backbones.encoders import conch, uni
 from genrag_cli.backbones.gene_list import pick, read_gene_list
 from genrag_cli.backbones.weights import find_or_fetch, join_digests
 from genrag_cli.errors import BackboneError, UsageError
-from genrag_cli.types import LOG2_COUNTS, BackboneCard, Expression, Floats, Strings, fingerprint
+from genrag_cli.types import LOG2_COUNTS, Expression, Floats, Strings
 from genrag_cli.units import TilePx
 
 if TYPE_CHECKING:
@@ -108,19 +108,8 @@ class Stem:
         self._uni = _exact(uni.RECIPE)(device, find_or_fetch(self.sheet, uni_file, given.get("uni")))
         self._conch = _exact(conch.RECIPE)(device, find_or_fetch(self.sheet, conch_file, given.get("conch")))
         self.scale = LOG2_COUNTS
-        self.card = BackboneCard(
-            name=self.sheet.name,
-            revision="1",
-            dim=UNI_DIM + CONCH_DIM,
-            tile_px=self.sheet.tile_px,
-            licence=self.sheet.licence,
-            weights_sha256=join_digests(
-                checkpoint.sha256, self._uni.card.weights_sha256, self._conch.card.weights_sha256
-            ),
-            feature=self.sheet.feature,
-            scale=LOG2_COUNTS.name,
-            genes_sha256=fingerprint(self.genes),
-        )
+        digests = (checkpoint.sha256, self._uni.card.weights_sha256, self._conch.card.weights_sha256)
+        self.card = self.sheet.card(weights_sha256=join_digests(*digests), genes=self.genes)
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Conditions, in float32 as they were trained on.

@@ -19,7 +19,7 @@ from genrag_cli.backbones.encoders.gigapath import RECIPE as GIGAPATH
 from genrag_cli.backbones.gene_list import pick
 from genrag_cli.backbones.weights import find_or_fetch, join_digests
 from genrag_cli.errors import BackboneError
-from genrag_cli.types import LN_COUNTS, BackboneCard, Expression, Floats, Scale, Strings, fingerprint
+from genrag_cli.types import LN_COUNTS, Expression, Floats, Scale, Strings
 
 ENCODER = "gigapath"
 """Part of the weights that embeds tiles."""
@@ -96,20 +96,8 @@ class StPath:
         self._encoder = GIGAPATH(device, find_or_fetch(self.sheet, self.sheet.weights[1], given))
         self.genes: Strings = self._vocabulary.names
         self.scale: Scale | None = LN_COUNTS
-        self.card = BackboneCard(
-            name="stpath",
-            revision=self.sheet.weights[0].revision or "1",
-            dim=self._encoder.card.dim,
-            tile_px=self.sheet.tile_px,
-            licence=self.sheet.licence,
-            weights_sha256=join_digests(checkpoint.sha256, self._encoder.card.weights_sha256),
-            fov_um=self.sheet.fov_um,
-            deterministic=self._encoder.card.deterministic,
-            feature=self.sheet.feature,
-            scale=LN_COUNTS.name,
-            genes_sha256=fingerprint(self.genes),
-            needs=self.sheet.needs,
-        )
+        digest = join_digests(checkpoint.sha256, self._encoder.card.weights_sha256)
+        self.card = self.sheet.card(weights_sha256=digest, genes=self.genes)
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """Embeds tiles by GigaPath: (b, 1536)."""

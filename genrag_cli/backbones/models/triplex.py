@@ -17,7 +17,7 @@ from genrag_cli.backbones.gene_list import pick, read_gene_list
 from genrag_cli.backbones.models import triplex_extractor
 from genrag_cli.backbones.weights import find_or_fetch, join_digests
 from genrag_cli.errors import BackboneError
-from genrag_cli.types import BackboneCard, Expression, Floats, Scale, Strings, TileBatch, fingerprint
+from genrag_cli.types import Expression, Floats, Scale, Strings, TileBatch
 from genrag_cli.units import Microns, TilePx
 
 if TYPE_CHECKING:
@@ -100,18 +100,11 @@ class Triplex:
         self._net = net.to(self._device)
         self._batcher = Batcher(self._device)
         self.scale = SCALE
-        self.card = BackboneCard(
-            name=self.sheet.name,
-            revision=f"1+heads{heads.fusion}-{heads.whole}-{heads.neighbour}",
+        self.card = self.sheet.card(
             dim=sizes.dim,
-            tile_px=SIDE_PX,
-            licence=self.sheet.licence,
+            revision=f"1+heads{heads.fusion}-{heads.whole}-{heads.neighbour}",
             weights_sha256=join_digests(checkpoint.sha256, self._extractor.card.weights_sha256),
-            fov_um=FOV_UM,
-            feature=self.sheet.feature,
-            scale=SCALE.name,
-            genes_sha256=fingerprint(self.genes),
-            needs=self.sheet.needs,
+            genes=self.genes,
         )
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
