@@ -31,7 +31,10 @@ def info(bank: opt.Bank = opt.DEFAULT_BANK, json: opt.Json = False, debug: opt.D
     print_table("Sections", columns, _sections(manifest))
     for name, entry in manifest["backbones"].items():
         card = entry["card"]
-        typer.echo(f"backbone {name}: {card['dim']} dimensions, {len(entry['sections'])} sections, {card['licence']}")
+        typer.echo(
+            f"backbone {name}: {card['dim']} dimensions, {len(entry['sections'])} sections, {card['licence']}"
+            + _describe_source(card, entry.get("loading") or {})
+        )
         for v in entry["versions"]:
             typer.echo(f"  version {v['version']}: {_describe_version(v)}")
         if not entry["versions"]:
@@ -56,6 +59,15 @@ def _sections(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
         )
         for s in manifest["sections"]
     ]
+
+
+def _describe_source(card: dict[str, Any], loading: dict[str, Any]) -> str:
+    """What made the embeddings, and the first guess where that is not the head's."""
+    said = [f"{card['views']} views"] if card.get("views", 1) > 1 else []
+    said += [f"from {loading[key]}" for key in ("features", "weights") if loading.get(key)]
+    if card.get("scale") or "bank" in card.get("needs", ()):
+        said.append(f"first guess: the model's own{', ' + card['scale'] if card.get('scale') else ''}")
+    return "".join(f"; {text}" for text in said)
 
 
 def _describe_version(version: dict[str, Any]) -> str:

@@ -116,7 +116,12 @@ def retrieve(
     )
     elsewhere.expect_slides(slides or [])
     if strength_from is not None:
-        solve_options = replace(solve_options, strength=strength_of(strength_from, solve_options))
+        solve_options = replace(
+            solve_options,
+            strength=strength_of(
+                strength_from, solve_options, backbone=backbone, first_guess_from_file=anchors_from is not None
+            ),
+        )
     run = make_run(
         listener, device=device, workers=workers, seed=seed, overwrite=overwrite, dry_run=dry_run,
         bank_memory_gb=bank_memory,

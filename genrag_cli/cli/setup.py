@@ -73,16 +73,26 @@ def load_all(
     """
     from genrag_cli.backbones.registry import load_backbone
     from genrag_cli.backbones.views import with_views
-    from genrag_cli.pipeline.loading import Loaded, parse_loading, recall
+    from genrag_cli.errors import GeneragError
+    from genrag_cli.pipeline.loading import Loaded, missing_files, parse_loading, recall
 
     given = parse_loading(names, weights or (), options or (), unsafe_pickle)
     known = (manifest or {}).get("backbones", {})
     out = []
     for name in names:
         there = known.get(name, {})
-        loading = recall(there.get("loading") or {}, given[name])
+        recorded = there.get("loading") or {}
+        loading = recall(recorded, given[name])
         n_views = views or there.get("card", {}).get("views", 1)
-        out.append(Loaded(with_views(load_backbone(name, device, loading), n_views), loading))
+        try:
+            backbone = load_backbone(name, device, loading)
+        except GeneragError as error:
+            gone = [] if given[name].weights else missing_files(recorded)
+            if not gone:
+                raise
+            said = f"The bank's was loaded with {', '.join(gone)}, which is no longer there."
+            raise type(error)(error.message, f"{said}\n{error.hint}".strip()) from error
+        out.append(Loaded(with_views(backbone, n_views), loading))
     return out
 
 

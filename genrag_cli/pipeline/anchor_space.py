@@ -154,7 +154,8 @@ def bring(guess: Expression, scale: Scale) -> tuple[Expression, int]:
     if guess.scale == scale:
         return guess, 0
     below = int((guess.values < 0).sum())
-    return convert(dataclasses.replace(guess, values=np.maximum(guess.values, 0)), scale), below
+    with np.errstate(over="ignore"):  # what is too large for its scale is refused as not finite
+        return convert(dataclasses.replace(guess, values=np.maximum(guess.values, 0)), scale), below
 
 
 def take_genes(guess: Expression, genes: Sequence[str] | Strings) -> Expression:
@@ -177,5 +178,6 @@ def expect_finite(guess: Expression, what: str) -> None:
     if len(bad):
         spot, gene = bad[0]
         raise GeneragError(
-            f"{what}: {len(bad)} values are not finite numbers, such as {guess.genes[gene]} at {guess.names[spot]}"
+            f"{what}: {len(bad)} values are not finite numbers, such as {guess.genes[gene]} at {guess.names[spot]}",
+            "Is its scale the right one (--anchors-scale)?",
         )

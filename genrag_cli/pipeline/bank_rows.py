@@ -11,6 +11,7 @@ import torch
 
 from genrag_cli.backbones.base import Reference
 from genrag_cli.backbones.probe import Head
+from genrag_cli.errors import BackboneError
 from genrag_cli.genes.align import columns
 from genrag_cli.pipeline.anchor_space import AnchorSpace
 from genrag_cli.pipeline.derive import standardise_sections
@@ -57,6 +58,12 @@ def make_reference(bank: Bank, anchors: AnchorSpace) -> Reference:
         where = columns(bank.genes, genes)
         for entry in bank.sections:
             section = SectionReader.open(bank.folder, entry)
+            if entry["n_missing"] and len(lost := genes[~section.measured[where]]):
+                raise BackboneError(
+                    f"section {section.name} of the bank {bank.folder} did not measure {len(lost)} genes that the "
+                    f"model takes in, such as {lost[0]}, and missing is not 0",
+                    "Build a bank without such sections (--exclude), or take another backbone.",
+                )
             yield section.counts()[:, where], section.totals
 
     values = np.concatenate(list(anchors.rows(bank)))

@@ -23,7 +23,7 @@ from genrag_cli.genes.panels import read_panel_file
 from genrag_cli.pipeline.anchors import AnchorOptions, summarise
 from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.derive import add_version
-from genrag_cli.pipeline.embed_sections import FeatureFolder, Source, embed_section, note_source
+from genrag_cli.pipeline.embed_sections import FeatureFolder, Source, embed_section, expect_same, note_source
 from genrag_cli.pipeline.geometry import describe_tiles, expect_geometry, find_geometry
 from genrag_cli.pipeline.loading import Loaded
 from genrag_cli.pipeline.mix_ups import digest_counts, other_size, refuse_names, refuse_twin
@@ -118,6 +118,10 @@ def build_bank(
         for source in taken:
             in_bank = [g for g in chosen if g.section.name not in failed]
             names_in = [g.section.name for g in in_bank]
+
+            if isinstance(source, Loaded):  # first of all, so that a run that is stopped can be taken up
+                expect_same(writer, source.backbone.card, run, names_in)
+                note_source(writer, source)
 
             def embed(given: _Given, _: str, source: Source = source, names: list[str] = names_in) -> None:
                 embed_section(writer, given.section, source, run, names, listener)

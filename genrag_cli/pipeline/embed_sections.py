@@ -11,14 +11,14 @@ from genrag_cli.backbones.base import ExpressionModel
 from genrag_cli.cohorts.base import Section
 from genrag_cli.errors import BackboneError, FeaturesError, UsageError
 from genrag_cli.pipeline.embed import embed_blocks
-from genrag_cli.pipeline.fit import card_of_features, differences, identity, made_elsewhere, same_fov
+from genrag_cli.pipeline.fit import card_of_features, differences, identity, made_elsewhere, not_stated, same_fov
 from genrag_cli.pipeline.geometry import tile_um
 from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.options import RunOptions
-from genrag_cli.pipeline.query import JOIN_SHARE
+from genrag_cli.pipeline.query import JOIN_SHARE, doubt_places
 from genrag_cli.pipeline.sections import open_image
 from genrag_cli.slides import n_beyond_edge, plan_spots
-from genrag_cli.stores.atomic import Parts, digest_file
+from genrag_cli.stores.atomic import Parts
 from genrag_cli.stores.bank import SectionReader
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.stores.foreign import ForeignRows, in_pixels, join_rows, read_features
@@ -44,35 +44,33 @@ class FeatureFolder:
                 f"--backbone {self.name!r} cannot be part of a file's name", "Use letters, digits and . _ -"
             )
 
-    def find(self, section: str) -> Path:
-        """The file of a section.
-
-        Raises:
-            FeaturesError: where there is none, or several.
-        """
-        return _find_file(self.folder, section)
-
-    def read(self, section: str) -> ForeignRows:
+    def read(self, section: str, others: Sequence[str]) -> ForeignRows:
         """The rows of a section, in the order of their file.
 
+        Args:
+            section: its name.
+            others: names of all sections, whose files are not taken for its.
+
         Raises:
-            FeaturesError: for a file that cannot be read, or is not there.
+            FeaturesError: for a file that cannot be read, is not there, or is one of several.
         """
-        names = None if self.names_from is None else _find_file(self.names_from, section)
-        return read_features(self.find(section), key=self.key, names_from=names)
+        names = None if self.names_from is None else _find_file(self.names_from, section, others)
+        return read_features(_find_file(self.folder, section, others), key=self.key, names_from=names)
 
 
 Source = Loaded | FeatureFolder
 
 
-def _find_file(folder: Path, section: str) -> Path:
+def _find_file(folder: Path, section: str, others: Sequence[str]) -> Path:
     if folder.is_file():
         return folder
     if not folder.is_dir():
         raise FeaturesError(f"{folder}: no such folder", "Give the folder that holds one file per section.")
-    exact = [p for p in sorted(folder.iterdir()) if p.name.split(".")[0] == section]
-    longer = [p for p in sorted(folder.iterdir()) if p.name.startswith((f"{section}_", f"{section}-"))]
-    found = exact or longer
+    longer = [name for name in others if name != section and name.startswith(section)]
+    theirs = tuple(name + end for name in longer for end in "._-")
+    files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(theirs)]
+    exact = [p for p in files if p.name.startswith(f"{section}.")]
+    found = exact or [p for p in files if p.name.startswith((f"{section}_", f"{section}-"))]
     if len(found) == 1:
         return found[0]
     if found:
@@ -138,36 +136,42 @@ def _take_features(
     given: Sequence[str], listener: Listener,
 ) -> None:  # fmt: skip
     pitch_px = writer.manifest["geometry"]["pitch_um"] / pixel_size.mpp
-    path = source.find(stored.name)
-    rows = in_pixels(source.read(stored.name), pixel_size.mpp)
+    rows = in_pixels(source.read(stored.name, given), pixel_size.mpp)
     card = card_of_features(source.name, rows, pixel_size.mpp)
     expect_same(writer, card, run, given)
-    key = fingerprint(digest_file(path) if path.is_file() else rows.values, stored.names, identity(card))
+    order = join_rows(rows, stored.names, stored.centres, within_px=JOIN_SHARE * pitch_px)
+    values = np.ascontiguousarray(rows.values[order])
+    key = fingerprint(values, stored.names, identity(card))  # joined: which array, and whose names, is in it
     if writer.embedded(card, stored.name, key) and not run.overwrite:
         return
-    order = join_rows(rows, stored.names, stored.centres, within_px=JOIN_SHARE * pitch_px)
-    for note in rows.notes:
+    for note in (*rows.notes, *not_stated(rows)):
         listener.say(f"{stored.name}: {note}")
-    writer.add_embeddings(card, stored.name, stored.names, iter([np.ascontiguousarray(rows.values[order])]), key)
-    listener.say(f"{stored.name}: {len(order)} spots with {rows.kind} features of {path}")
+    if text := doubt_places(rows, order, stored.centres, pitch_px):
+        listener.warn(f"{stored.name}: {text}")
+    writer.add_embeddings(card, stored.name, stored.names, iter([values]), key)
+    listener.say(f"{stored.name}: {len(order)} spots with {rows.kind} features of {rows.path}")
 
 
 def expect_same(writer: BankWriter, card: BackboneCard, run: RunOptions, given: Sequence[str]) -> None:
     """Refuses embeddings that are not like those that the bank has under the same name.
 
-    With `--overwrite` they may differ where every section that has some is embedded anew in this run.
+    With `--overwrite` they may differ where every section that has some is embedded anew in this run; the old ones are
+    then forgotten before the first new one is written, so that no bank ever mixes the two.
 
     Raises:
         BackboneError: naming what is on both sides.
     """
     there = writer.manifest["backbones"].get(card.name, {})
     embedded = there.get("sections", {})
-    if not embedded or (run.overwrite and set(embedded) <= set(given)):
+    if not embedded:
         return
     old = BackboneCard(**there["card"])
     found = differences(card, old)
     if not found and made_elsewhere(card) and not same_fov(card.fov_um, old.fov_um):
         found = [("fov_um", card.fov_um, old.fov_um)]
+    if found and run.overwrite and set(embedded) <= set(given):
+        writer.drop_embeddings(card.name)
+        return
     for what, a, b in found:
         raise BackboneError(
             f"backbone {card.name} has {what} {a or 'none'}; its embeddings in the bank {writer.folder} were made "
@@ -177,7 +181,12 @@ def expect_same(writer: BankWriter, card: BackboneCard, run: RunOptions, given: 
 
 
 def note_source(writer: BankWriter, source: Source) -> None:
-    """Records what the next run needs to know of a backbone: what it was loaded with, and which genes it predicts."""
+    """Records what the next run needs to know of a backbone: what it was loaded with, and which genes it predicts.
+
+    A backbone without any embeddings has no entry yet, and is left alone.
+    """
+    if source.name not in writer.manifest["backbones"]:
+        return
     if isinstance(source, FeatureFolder):
         paths = {"features": source.folder, "names_from": source.names_from}
         named = {flag: str(path.resolve()) for flag, path in paths.items() if path is not None}

@@ -127,12 +127,28 @@ def expect_features(
             "Give it as a file too: --anchors-from FILE.",
         )
     expect_geometry(bank.folder, bank.geometry, crop=None, fov_um=options.fov_um)
-    unchecked = [] if features.encoder else [f"{where} does not say which encoder made it; taken for {card.name}'s"]
-    if features.fov_um is None and features.side_px is None:
-        unchecked.append(f"{where} does not say how large its tiles are on the tissue")
+    if features.card is not None and not from_files:
+        for field, a, b in differences(features.card, card):
+            raise FeaturesError(
+                f"{where} was made with {_WORDS.get(field, field)} {a or 'none'}, the bank {bank.folder} with "
+                f"{b or 'none'}",
+                "Make the features again with what the bank was built with.",
+            )
+        return []
+    unchecked = not_stated(features)
+    if features.encoder and not theirs:
+        unchecked.append(f"the bank's files do not say which encoder made them, {where} says {features.encoder}")
     if not from_files:
         unchecked.append(f"no digest of weights stands in {where}, so they were not compared with the bank's")
     return unchecked
+
+
+def not_stated(features: ForeignRows) -> list[str]:
+    """What a file does not say of its features and so cannot be compared, a line each."""
+    lines = [] if features.encoder else [f"{features.path} does not say which encoder made it"]
+    if features.fov_um is None and features.side_px is None:
+        lines.append(f"{features.path} does not say how large its tiles are on the tissue")
+    return lines
 
 
 def fov_of(features: ForeignRows, mpp: float) -> float | None:
@@ -182,5 +198,8 @@ def card_of_features(name: str, features: ForeignRows, mpp: float) -> BackboneCa
 
 def _same_name(ours: str, theirs: str, exact: bool) -> bool:
     """Whether a file's word for its encoder is the backbone's: `uni_v1` is `uni`'s, `MahmoodLab/UNI` too."""
-    a, b = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (ours, theirs))
-    return a == b if exact else a in b
+    a = re.sub(r"[^a-z0-9]", "", ours.lower())
+    if exact:
+        return a == re.sub(r"[^a-z0-9]", "", theirs.lower())
+    word = "[^a-z0-9]*".join(a)  # whole words only: `unimodal` is not `uni`
+    return re.search(rf"(?<![a-z]){word}(?![a-z])", theirs.lower()) is not None

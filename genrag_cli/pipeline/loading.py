@@ -151,7 +151,8 @@ def record(loading: Loading) -> dict[str, Any]:
     """What a backbone was loaded with, for the bank's manifest; files by their full paths."""
 
     def whole(text: str) -> str:
-        return str(Path(text).resolve()) if text and Path(text).exists() else text
+        looks_like_a_file = "/" in text or Path(text).suffix != ""  # a word or number is none, whatever lies about
+        return str(Path(text).resolve()) if looks_like_a_file and Path(text).exists() else text
 
     return {
         "weights": None if loading.weights is None else str(loading.weights.resolve()),
@@ -173,3 +174,9 @@ def recall(recorded: Mapping[str, Any], given: Loading) -> Loading:
         parts={**there, **given.parts},
         options={**recorded.get("options", {}), **given.options},
     )
+
+
+def missing_files(recorded: Mapping[str, Any]) -> list[str]:
+    """Weights and parts that a bank's backbone was loaded with and that are no longer where they were."""
+    named = [recorded.get("weights"), *recorded.get("parts", {}).values()]
+    return [str(path) for path in named if path and not Path(path).exists()]

@@ -34,6 +34,7 @@ from genrag_cli.types import (
     BackboneCard,
     Doubles,
     Floats,
+    Ints,
     Listener,
     PixelSize,
     Strings,
@@ -47,7 +48,8 @@ THUMBNAIL_PX = 1500
 JOIN_SHARE = 0.1
 """Of the pitch: how far a row of a file may lie from the spot that it is joined with."""
 
-Tiles = Callable[[float, int], Iterator[TileBatch]]
+Tiles = Callable[[float, int, Ints], Iterator[TileBatch]]
+"""Of some rows, counted from 0 in their order."""
 Thumbnail = tuple[NDArray[np.uint8], float]
 
 
@@ -108,17 +110,18 @@ def query_slide(
             sample = _embed_sample(slide, pixel_size, tissue, backbone, place("sample"), lay, run, listener)
             return ensure_embeddings(slide, grid, backbone, place("spots"), run, listener).values, sample
 
-        def tiles(fov_um: float, tile_px: int) -> Iterator[TileBatch]:
-            other = replace(grid, fov_um=Microns(fov_um), tile_px=TilePx(tile_px))
+        def tiles(fov_um: float, tile_px: int, rows: Ints) -> Iterator[TileBatch]:
+            other = replace(grid.rows(rows), fov_um=Microns(fov_um), tile_px=TilePx(tile_px))
             return read_tiles(slide, other, batch=BATCH, workers=run.workers)
 
+        loading = record(loaded.loading)
         about = {
             "slide": slide.path.name, "slide_digest": slide.digest(), "slide_size": list(slide.size),
-            "slide_reader": slide.reader, "backbone_loading": record(loaded.loading),
+            "slide_reader": slide.reader, "backbone_loading": loading,
         }  # fmt: skip
         yield Query(
             slide.slide_id, grid, card, slide.digest(), about, embed, tiles,
-            functools.partial(_thumbnail, slide, pixel_size), loaded.loading.options, options.spots is not None,
+            functools.partial(_thumbnail, slide, pixel_size), loading["options"], options.spots is not None,
         )  # fmt: skip
 
 
@@ -153,6 +156,14 @@ def query_features(
     pitch = options.pitch_um or bank.geometry["pitch_um"]
     features = in_pixels(features, pixel_size.mpp)
     names, centres, order = _place_spots(features, options, slide_id, pitch / pixel_size.mpp)
+    if text := doubt_places(features, order, centres, pitch / pixel_size.mpp):
+        listener.warn(f"{slide_id}: {text}")
+    width, height = about["slide_size"] or (np.inf, np.inf)
+    if n_outside := int(((centres < 0) | (centres >= (width, height))).any(axis=1).sum()):
+        raise FeaturesError(
+            f"{features.path}: {n_outside} of {len(centres)} spots lie outside the {width} x {height} px of {slide_id}",
+            "Are the features of this slide? Coordinates are level-0 px, x to the right and y down.",
+        )
     places = lattice_places(centres, pitch / pixel_size.mpp)
     values = np.ascontiguousarray(features.values[order])
     expect_fov(bank, features, pixel_size.mpp)
@@ -193,6 +204,19 @@ def _place_spots(
     centres = features.centres[order]
     names = _make_names(slide_id, centres, pitch_px) if features.names is None else features.names[order]
     return names, centres, order
+
+
+def doubt_places(rows: ForeignRows, order: Ints, centres: Doubles, pitch_px: float) -> str:
+    """A line where rows that were joined by name lie elsewhere than the spots of these names; empty otherwise."""
+    if rows.names is None or rows.centres is None:
+        return ""
+    far = np.linalg.norm(rows.centres[order] - centres, axis=1) > 0.5 * pitch_px
+    if not far.any():
+        return ""
+    return (
+        f"{int(far.sum())} of {len(order)} spots of {rows.path} lie elsewhere than the spots of these names, such as "
+        f"{rows.names[order[int(np.argmax(far))]]}: spots of one name, but of one section?"
+    )
 
 
 def _make_names(slide_id: str, centres: Doubles, pitch_px: float) -> Strings:

@@ -1,5 +1,6 @@
 """Slide -> grid -> embeddings -> anchors -> query -> sparse codes -> expression -> AnnData."""
 
+import json
 import platform
 import time
 from dataclasses import dataclass
@@ -161,13 +162,14 @@ def retrieve_spots(
     """
     chosen = choose_genes(bank, genes, space.scale) if expression else np.zeros(0, np.int64)
     grid, slide_id = query.grid, query.slide_id
+    taken = None if foreign is None else foreign.take(query, space.anchors.genes)
     target = out if out.suffix in (".h5ad", ".zarr") else out / f"{slide_id}.{file_word(query.card.name)}.h5ad"
     key = fingerprint(
         query.digest,
         grid,
         query.card,
         dict(query.options),
-        foreign.digest() if foreign else "",
+        () if taken is None else (taken.values, taken.genes, taken.scale),
         bank.fingerprint,
         solve_options,
         chosen,
@@ -185,8 +187,8 @@ def retrieve_spots(
     statistics = SlideStatistics.of(sample, bank, "tissue tiles" if query.pixels else "spots")
     listener.say(f"{slide_id}: embeddings standardised by {statistics.source}")
     y_init, about_guess = first_guess(
-        query, features, statistics, space, bank, backbone=backbone, foreign=foreign, target=target, seed=run.seed,
-        listener=listener,
+        query, features, statistics, space, bank, backbone=backbone, foreign=foreign, taken=taken, target=target,
+        seed=run.seed, listener=listener,
     )  # fmt: skip
     queries = space.queries(features, statistics, y_init)
     stands_for = queries
@@ -250,20 +252,29 @@ def retrieve_spots(
     )  # fmt: skip
 
 
-def strength_of(path: Path, options: SolveOptions) -> StrengthRule:
+def strength_of(path: Path, options: SolveOptions, *, backbone: str, first_guess_from_file: bool) -> StrengthRule:
     """The strength of an earlier prediction, for another slide or a rerun in the same space.
+
+    Args:
+        path: the prediction.
+        options: of now.
+        backbone: by name.
+        first_guess_from_file: whether a file gives the first guess (and the anchors) now.
 
     Raises:
         OutputError: where the file is no prediction.
         UsageError: where it was made in another space, so that its strength means something else.
     """
     about = read_about(path)
-    asked = {"preset": options.preset, "omega": options.weight, "signed": options.signed}
-    wrong = [f"{k} {about.get(k)} there, {v} here" for k, v in asked.items() if about.get(k) != v]
+    asked = {"preset": options.preset, "omega": options.weight, "signed": options.signed, "backbone": backbone}
+    card = json.loads(str(about.get("backbone", "{}")))
+    there = {**about, "backbone": card.get("name"), "guess from a file": about.get("first_guess") == "file"}
+    asked["guess from a file"] = first_guess_from_file
+    wrong = [f"{k} {there.get(k)} there, {v} here" for k, v in asked.items() if there.get(k) != v]
     if wrong or "l1_scale" not in about:
         raise UsageError(
             f"--strength-from {path}: made in another space ({', '.join(wrong) or 'no strength is recorded'})",
-            "Give the same --preset, --omega and --signed, or leave --strength-from out.",
+            "Give the same --preset, --omega, --signed, --backbone and first guess, or leave --strength-from out.",
         )
     return StrengthRule(float(about["l1_scale"]), float(about["l2_scale"]), float(about["l1_power"]))
 

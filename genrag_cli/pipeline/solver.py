@@ -6,6 +6,7 @@ The first rank does everything else; the others wait for what it asks (`serve`) 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from genrag_cli.retrieval.pools import engine
@@ -41,7 +42,8 @@ class Ranks:
         if not dist.is_initialized():
             if device.startswith("cuda"):
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            # The others wait while the first rank reads, embeds and predicts, which may take many hours.
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=14))
         return Ranks(dist.get_rank(), world, dist.group.WORLD)
 
     def share(self, n: int) -> slice:

@@ -120,7 +120,7 @@ def sweep(path: Path) -> None:
 def tidy(path: Path) -> None:
     """Removes what unfinished runs left of an output that stands: temporary files, and parts nobody will take up."""
     sweep(path)
-    for what in ("parts", "codes"):
+    for what in ("parts", "codes", "guess"):
         remove(path.with_name(f".{path.name}.{what}"))
 
 

@@ -25,6 +25,7 @@ from genrag_cli.stores.layout import (
     VERSION_KEYS,
     derived_file,
     embedding_file,
+    file_word,
     predicts_file,
     section_file,
 )
@@ -177,12 +178,24 @@ class BankWriter:
         import anndata
         import pandas as pd
 
+        for other in self.manifest["backbones"]:
+            if other != card.name and file_word(other) == file_word(card.name):
+                raise BankError(
+                    f"the bank {self.folder} has embeddings of {other!r}, whose files are called like those of "
+                    f"{card.name!r}",
+                    "Build another bank (--bank), or call it otherwise.",
+                )
         self._drop_embeddings(card.name, name)
         obs = pd.DataFrame(index=pd.Index(names.tolist(), dtype=object))
         with packing(self.folder / embedding_file(card.name, name)) as folder:
             write_anndata(folder, anndata.AnnData(obs=obs))
             add_rows(folder, f"obsm/{card.name}", (len(names), card.dim), blocks)
         self._enter_embeddings(dataclasses.asdict(card), name, key)
+
+    def drop_embeddings(self, backbone: str) -> None:
+        """Forgets the embeddings of every section, in one step: those to come are made otherwise."""
+        self.manifest["backbones"][backbone]["sections"] = {}
+        self._save()
 
     def copy_embeddings(self, source: Path, card: dict[str, Any], name: str, entry: dict[str, Any]) -> None:
         """Adds one section's embeddings from another bank, whose entry is given."""

@@ -47,7 +47,6 @@ SECTION = (
     Element(
         "var/{scale}_{statistic}", "fiu", ("G",), "mean, sd, detected, spots: of the gene over the section's spots"
     ),
-    Element("var/measured", "b", ("G",), "whether the section measured the gene; its counts are empty where not"),
     Element("obsm/spatial", "f", ("n", "2"), "x, y of the centres in level-0 px"),
 )
 """`sections/NAME.zarr.zip`"""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from genrag_cli.cohorts import open_section
+from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.embeddings import read_embeddings
 
 MPP = "1.2"
@@ -247,3 +248,96 @@ def test_guessed_genes_that_the_bank_lacks_are_refused_or_left_out_and_recorded(
     assert done.code == 0, done.err
     assert found.uns["generag"]["anchors_left_out"] == '["NOT-IN-BANK"]'
     assert found.uns["generag_anchors"].tolist() == rows.genes[:-1].tolist()
+
+
+def features_for(cohort, folder, names, dim=6, key="features"):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        measured = open_section(f"{cohort}:{name}").load()
+        draw = np.random.default_rng(len(measured)).normal(size=(2, len(measured), dim)).astype(np.float32)
+        np.savez(folder / f"{name}.npz", names=measured.names, **{key: draw[0], "other": draw[1]})
+    return folder
+
+
+def test_another_array_or_other_names_of_the_same_files_are_embedded_anew(generag, cohort, tmp_path):
+    folder, bank = features_for(cohort, tmp_path / "f", ("P1_1", "P2_1")), tmp_path / "b.zarr"
+    build = ("build-bank", cohort, "--exclude", "P3_1", "--bank", bank, "--backbone", "mine", "--features", folder)
+    for key in ("features", "other"):
+        assert generag(*build, "--features-key", key).code == 0
+        stored = Bank.open(bank, "mine")
+        with np.load(folder / "P1_1.npz") as file:
+            wanted = dict(zip(file["names"].tolist(), file[key], strict=True))
+        names = [n.split("/")[1] for n in stored.spot_names.tolist() if n.startswith("P1_1/")]
+        np.testing.assert_array_equal(next(iter(stored.embeddings)), [wanted[n] for n in names])
+
+
+def test_sections_that_all_fail_end_with_a_reason_and_not_a_traceback(generag, cohort, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = generag(
+        "build-bank", cohort, "--backbone", "mine", "--features", tmp_path / "empty", "--bank", tmp_path / "b",
+        "--skip-bad", "--quiet",
+    )  # fmt: skip
+    done.expect_refusal(1, "no section is left")
+
+
+def test_two_backbones_whose_files_would_be_called_alike_are_refused(generag, cohort, tmp_path):
+    folder, bank = features_for(cohort, tmp_path / "f", ("P1_1", "P2_1")), tmp_path / "b.zarr"
+    build = ("build-bank", cohort, "--exclude", "P3_1", "--bank", bank, "--features", folder, "--quiet")
+    build += ("--features-key", "features")
+    assert generag(*build, "--backbone", "a:b").code == 0
+    generag(*build, "--backbone", "a-b").expect_refusal(1, "'a:b'", "'a-b'")
+    assert generag("bank", "verify", "--bank", bank).code == 0
+
+
+def test_changed_places_of_guesses_make_another_prediction(generag, built_bank, rows, tmp_path):
+    npz, guess = rows.write("npz", tmp_path), tmp_path / "guess.npz"
+    how = ("--mpp", MPP, "--anchors-from", guess, "--anchors-scale", "log1p_cp10k")
+    common = [w for w in COMMON if w != "--overwrite"]
+    found = []
+    for centres in (rows.centres, rows.centres[::-1]):
+        np.savez(guess, values=rows.guess, centres=centres, genes=rows.genes)
+        done = generag("retrieve", "--features", npz, "--bank", built_bank, "--out", tmp_path, *common, *how)
+        assert done.code == 0, done.err
+        found.append(anndata.read_h5ad(tmp_path / "P3_1.stain.h5ad").obsm["generag_y_init"])
+    np.testing.assert_array_equal(np.sort(found[0], axis=0), np.sort(found[1], axis=0))
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_embeddings_of_generag_itself_with_other_views_are_refused(generag, cohort, built_bank, tmp_path):
+    slide, at = cohort / "images" / "P3_1.tif", ("--spots", f"{cohort}:P3_1")
+    made = ("embed", slide, "--backbone", "stain", "--bank", built_bank, "--out", tmp_path / "e.zarr.zip", *at)
+    assert generag(*made, "--views", "7").code == 0
+    done, _ = predict(generag, built_bank, tmp_path, tmp_path / "e.zarr.zip")
+    done.expect_refusal(1, "view count 7")
+    assert generag(*made, "--views", "1", "--overwrite").code == 0
+    done = generag("retrieve", "--features", tmp_path / "e.zarr.zip", "--bank", built_bank, "--out", tmp_path, *COMMON)
+    assert done.code == 0, done.err
+    assert "warning" not in done.err
+
+
+def test_spots_of_the_same_names_elsewhere_are_warned_of_and_outside_the_slide_refused(
+    generag, cohort, built_bank, rows, spots_file, tmp_path
+):
+    path, at = tmp_path / "P3_1.npz", ("--spots", spots_file, "--mpp", MPP)
+    np.savez(path, features=rows.values, names=rows.names, centres=rows.centres + 50_000)
+    done, _ = predict(generag, built_bank, tmp_path, path, *at)
+    assert done.code == 0
+    assert "lie elsewhere than the spots of these names" in done.err
+    slide = cohort / "images" / "P3_1.tif"
+    done = generag("retrieve", slide, "--features", path, "--bank", built_bank, "--out", tmp_path, *COMMON)
+    done.expect_refusal(1, "lie outside the 1200 x 1200 px")
+
+
+@pytest.mark.parametrize("mpp", ["0", "-1"])
+def test_pixel_sizes_that_cannot_be_are_usage_errors(generag, built_bank, rows, tmp_path, mpp):
+    predict(generag, built_bank, tmp_path, rows.write("npz", tmp_path), "--mpp", mpp)[0].expect_refusal(2, "--mpp")
+
+
+def test_repeated_genes_of_a_table_are_seen_behind_what_pandas_calls_them(generag, built_bank, rows, tmp_path):
+    guess = tmp_path / "guess.csv"
+    genes = rows.genes.tolist()
+    lines = [",".join(["name", *genes[:2], genes[0]])] + [f"{n},1,2,3" for n in rows.names]
+    guess.write_text("\n".join(lines))
+    how = ("--mpp", MPP, "--anchors-from", guess, "--anchors-scale", "counts", "--preset", "paper")
+    done, _ = predict(generag, built_bank, tmp_path, rows.write("npz", tmp_path), *how)
+    done.expect_refusal(1, "same name", genes[0])

@@ -27,6 +27,25 @@ class Toy:
         values = np.stack([spots.features[:, 0] / 64 + place[g] % 3 for g in genes.tolist()], 1) - 2 + self.shift
         return Expression(values.astype("float32"), np.arange(len(values)).astype(str), genes, self.scale)
 
+class Broken(Toy):
+    """Breaks what it promised, in the way that it is told."""
+    def __init__(self, device="cpu", options=None):
+        super().__init__(device, options)
+        import dataclasses
+        self.bad = options.get("bad", "")
+        self.card = dataclasses.replace(self.card, name="broken")
+    def predict(self, spots, genes):
+        if self.bad == "raise":
+            raise KeyError("something")
+        if self.bad == "order":
+            return super().predict(spots, genes[::-1])
+        if self.bad == "short":
+            found = super().predict(spots, genes)
+            return Expression(found.values[:-1], found.names[:-1], genes, found.scale)
+        found = super().predict(spots, genes)
+        found.values[0, 0] = np.nan
+        return found
+
 class Mean:
     """Predicts the bank's mean, whatever the tile."""
     genes, scale = np.zeros(0, str), None
@@ -50,6 +69,7 @@ def toy(tmp_path, monkeypatch):
     (home / "made_up_models.py").write_text(PLUGIN)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: made_up_models\nVersion: 1.0\n")
     lines = ["[generag.backbones]", "toy = made_up_models:Toy", "mean = made_up_models:Mean"]
+    lines.append("broken = made_up_models:Broken")
     (info / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(home)
     monkeypatch.delitem(sys.modules, "made_up_models", raising=False)
@@ -142,3 +162,38 @@ def test_model_that_needs_the_bank_is_given_it_in_the_presets_scale(generag, coh
 def test_views_of_a_model_are_refused(generag, cohort, tmp_path, toy):
     done = generag("build-bank", cohort, "--backbone", "mean", "--bank", tmp_path / "b", "--views", "7", "-q")
     done.expect_refusal(2, "views")
+
+
+def test_model_that_breaks_a_promise_is_refused_or_put_right(generag, cohort, slide, tmp_path, toy, genes):
+    bank, known = tmp_path / "b.zarr", f"genes={'+'.join(genes[:8])}"
+    for name in ("toy", "broken"):
+        build(generag, cohort, bank, name, "--backbone-option", known)
+    paper = ("--preset", "paper")
+    for bad, said in (("raise", "failed to predict: KeyError"), ("short", "predicted"), ("nan", "not finite")):
+        done = predict(generag, slide, bank, "broken", tmp_path, *paper, "--backbone-option", f"bad={bad}")
+        done.expect_refusal(1, "backbone broken", said)
+    for name, options in (("toy", ()), ("broken", ("--backbone-option", "bad=order"))):
+        assert predict(generag, slide, bank, name, tmp_path, *paper, *options).code == 0
+    first, second = (anndata.read_h5ad(tmp_path / f"P3_1.{name}.h5ad") for name in ("toy", "broken"))
+    np.testing.assert_array_equal(first.obsm["generag_y_init"], second.obsm["generag_y_init"])
+
+
+def test_prediction_of_single_tiles_goes_on_block_by_block(generag, cohort, slide, tmp_path, toy, genes, monkeypatch):
+    from genrag_cli.pipeline import guess
+
+    monkeypatch.setattr(guess, "SPOTS_EACH", 7)
+    bank, known = tmp_path / "b.zarr", f"genes={'+'.join(genes[:8])}"
+    build(generag, cohort, bank, "toy", "--backbone-option", known)
+    seen, real = [], guess._predict
+
+    def stop_at_third(model, spots, names, scale):
+        seen.append(len(spots))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(model, spots, names, scale)
+
+    monkeypatch.setattr(guess, "_predict", stop_at_third)
+    assert predict(generag, slide, bank, "toy", tmp_path, "--preset", "paper").code == 75
+    assert predict(generag, slide, bank, "toy", tmp_path, "--preset", "paper").code == 0
+    found = anndata.read_h5ad(tmp_path / "P3_1.toy.h5ad")
+    assert sum(seen) == len(found) + seen[2], "only the block that was stopped is done twice"

@@ -93,3 +93,26 @@ def test_colon_of_a_timm_network_is_in_no_files_name(generag, cohort, slide, tmp
     assert done.code == 0, done.err
     assert (tmp_path / "P3_1.timm-resnet10t.h5ad").exists()
     assert not list(tmp_path.rglob("*:*"))
+
+
+def test_bank_never_mixes_weights_when_an_overwrite_is_stopped(generag, cohort, slide, uni_file, tmp_path, monkeypatch):
+    from genrag_cli.stores.bank_writer import BankWriter
+
+    bank = tmp_path / "b.zarr"
+    other = save_weights(tmp_path / "other.safetensors", random_tensors(vit_shapes(1024, 1), seed=1))
+    build = ("build-bank", cohort, "--exclude", "P3_1", "--backbone", "uni", "--bank", bank, *QUICK)
+    assert generag(*build, "--weights", uni_file).code == 0
+    real = BankWriter.add_embeddings
+
+    def add_one(self, card, name, *rest, **more):
+        if name != "P1_1":
+            raise KeyboardInterrupt
+        real(self, card, name, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BankWriter, "add_embeddings", add_one)
+        assert generag(*build, "--weights", other, "--overwrite").code == 75
+    broken = generag("retrieve", slide, "--backbone", "uni", "--bank", bank, "--out", tmp_path, *QUICK)
+    broken.expect_refusal(1, "Repair it")
+    assert generag(*build).code == 0, "the line that repairs it takes the new weights up"
+    assert generag("retrieve", slide, "--backbone", "uni", "--bank", bank, "--out", tmp_path, *QUICK).code == 0

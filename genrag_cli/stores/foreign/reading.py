@@ -128,6 +128,7 @@ def _read_own(path: Path, key: str | None) -> ForeignRows:
         encoder=own.card.name,
         mpp=float(own.grid.pixel_size.mpp),
         fov_um=float(own.grid.fov_um),
+        card=own.card,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import FeaturesError, nearest
-from genrag_cli.types import Doubles, Floats, Strings
+from genrag_cli.types import BackboneCard, Doubles, Floats, Strings
 
 _SHOWN = 5
 
@@ -49,6 +49,9 @@ class ForeignRows:
     `in_pixels` makes `centres` of it."""
     side_px: float | None = None
     """Side of a tile in level-0 px, where the file says so."""
+
+    card: BackboneCard | None = None
+    """Of the backbone, where the file has one, as generag's own do."""
 
     def __post_init__(self) -> None:
         n = len(self.values)
@@ -171,7 +174,7 @@ def choose(path: Path, key: str | None, there: Mapping[str, Any], what: str = "a
     if len(there) != 1:
         raise FeaturesError(
             f"{path}: {'several' if there else 'no'} {what} that could be meant{': ' + listed if there else ''}",
-            f"Name one, such as {next(iter(there))!r}, as the key." if there else "",
+            f"Name one, such as {next(iter(there))!r}, as the key (--features-key, --anchors-key)." if there else "",
         )
     return next(iter(there))
 

@@ -5,6 +5,7 @@ column that pandas writes for an index), maybe `x` and `y` of the centres in lev
 values of an embedding in the order of the columns, or genes by name. Numbers in text are read to the last bit.
 """
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def read_table(path: Path, key: str | None, *, kind: str, predictions: bool) -> 
             f"{path}: columns that are neither names, x, y nor numbers: {few(odd)}",
             f"Names of spots go into one of {', '.join(NAME_COLUMNS)}; take the others out.",
         )
-    if twice := sorted({c for c in rest if rest.count(c) > 1}):
+    said = rest if kind == "parquet" else [c for c in _read_header(path) if c not in known]
+    if twice := sorted({c for c in said if said.count(c) > 1}):
         raise FeaturesError(f"{path}: columns of the same name: {few(twice)}", "Keep one column per gene or value.")
     centres = as_xy(path, "x, y", table[_PLACES].to_numpy(np.float64), len(table)) if placed else None
     names, notes = real_names(texts(table[known[0]]), placed) if known else (None, ())
@@ -76,16 +78,29 @@ def _read_parquet(path: Path) -> Any:
     return table.reset_index(names=[table.index.name or _INDEX[0]])
 
 
-def _read_csv(path: Path) -> Any:
+def _open_text(path: Path) -> Any:
     import gzip
-
-    import pandas as pd
 
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig")
+
+
+def _read_header(path: Path) -> list[str]:
+    """The columns as the file has them: pandas calls the second of two `X` `X.1`."""
+    with _open_text(path) as lines:
+        line = lines.readline()
+    return next(csv.reader([line], delimiter="\t" if "\t" in line else ","), [])
+
+
+def _read_csv(path: Path) -> Any:
+    import pandas as pd
+
     try:
-        with gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig") as lines:
+        with _open_text(path) as lines:
             separator = "\t" if "\t" in lines.readline() else ","
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
         return pd.read_csv(
             path,
             sep=separator,
