@@ -220,6 +220,9 @@ class BackboneCard:
     needs: tuple[str, ...] = ()
     """What that prediction looks at beside the tile: `neighbours`, `positions`, `slide`, `bank`."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs", tuple(self.needs))  # a list where the card comes from a file
+
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:

@@ -158,7 +158,7 @@ def test_library_size_has_no_value_in_logs_of_counts():
     scale = Scale(log="log2")
     row = run(noisy(scale))["library_size", "core", "MSE"]
     assert row.value is None
-    assert "not defined in scale log2-none-1" in row.note
+    assert "not defined in scale log2_counts" in row.note
 
 
 def test_first_predictions_are_scored_on_the_core_panel_by_their_own_names():
