@@ -95,6 +95,7 @@ def embed_blocks(
         slide, grid, backbone, [blocks[number] for number in missing],
         batch=BATCH if run.device == "cpu" else BLOCK,  # of which a GPU takes as many at a time as fit
         workers=run.workers,
+        bursts=run.device == "cpu",
         told=lambda row: listener.progress(Progress(stage, row + 1, len(grid))),
     )  # fmt: skip
     with closing(fresh):

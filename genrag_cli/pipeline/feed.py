@@ -21,7 +21,7 @@ or a slow corner of the slide."""
 
 def encode_blocks(
     slide: Slide, grid: TileGrid, backbone: Backbone, blocks: Sequence[Ints], *, batch: int, workers: int = 1,
-    told: Callable[[int], None] = lambda _: None,
+    bursts: bool = False, told: Callable[[int], None] = lambda _: None,
 ) -> Generator[Floats, None, None]:  # fmt: skip
     """Reads and encodes blocks of tiles, one after the other.
 
@@ -37,6 +37,7 @@ def encode_blocks(
         blocks: rows of the grid; all but the last hold a multiple of `batch`.
         batch: tiles that are given to the backbone at a time.
         workers: threads that read.
+        bursts: see `read_tiles`; for backbones that work on the CPUs.
         told: after each batch, given its last row.
 
     Yields:
@@ -49,7 +50,7 @@ def encode_blocks(
         return
     if any(len(block) % batch for block in blocks[:-1]):
         raise ValueError(f"blocks of {[len(block) for block in blocks]} tiles do not end where batches of {batch} do")
-    reading = read_tiles(slide, grid, np.concatenate(blocks), batch, workers, ahead=max(1, AHEAD // batch))
+    reading = read_tiles(slide, grid, np.concatenate(blocks), batch, workers, max(1, AHEAD // batch), bursts)
     with closing(reading) as batches:
         for block in blocks:
             done = []

@@ -4,9 +4,10 @@ Knows the square lattice, the best pyramid level for a tile, and how tiles are r
 Does not know what a tile is for; `spots` makes grids of given spots, `tissue` says where tissue is.
 """
 
+import time
 from collections import deque
-from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Literal
 
@@ -87,8 +88,9 @@ def plan_tiles(
 
 
 def read_tiles(
-    slide: Slide, grid: TileGrid, rows: Ints | None = None, batch: int = 64, workers: int = 1, ahead: int = 1
-) -> Generator[TileBatch, None, None]:
+    slide: Slide, grid: TileGrid, rows: Ints | None = None, batch: int = 64, workers: int = 1, ahead: int = 1,
+    bursts: bool = False,
+) -> Generator[TileBatch, None, None]:  # fmt: skip
     """Reads the tiles of a grid ahead of whoever takes them.
 
     A tile's pixels depend on the slide and the grid only: not on the batch, its neighbours or the workers. Closing the
@@ -102,6 +104,9 @@ def read_tiles(
         workers: threads that read.
         ahead: batches that are read while the caller has one; memory holds at most two more, however many workers.
             Patches are read one batch ahead.
+        bursts: for a caller who works on the same CPUs: the batches ahead are read all at once while the caller waits,
+            for as long as that keeps the CPUs busy. Threads that share cores with a network's lose more than they gain;
+            a slow disk or server, which leaves the CPUs idle, is read while the caller works.
 
     Raises:
         SlideError: in the caller's thread, where a tile cannot be read.
@@ -133,14 +138,27 @@ def read_tiles(
 
     try:
         begin(ahead)
+        waiting = bursts and _finish(begun, workers)
         while begun:
-            begin(1)
+            if not waiting:
+                begin(1)
+            elif len(begun) == 1:
+                begin(ahead)
+                waiting = _finish(begun, workers)
             taken, tiles = begun.popleft()
             for tile in tiles:
                 tile.result()
             yield taken
     finally:  # an error, Ctrl-C, or a caller who has seen enough: drop what has not begun, wait for one tile a worker
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finish(begun: Iterable[tuple[TileBatch, list[Future[None]]]], workers: int) -> bool:
+    """Waits until all tiles are read; whether the CPUs were busy meanwhile, so that waiting cost nothing."""
+    began, busy = time.perf_counter(), time.process_time()
+    wait([tile for _, tiles in begun for tile in tiles])
+    spent = time.perf_counter() - began
+    return time.process_time() - busy > 0.5 * workers * spent or spent < 1e-3
 
 
 def best_level(slide: Slide, grid: TileGrid) -> int:

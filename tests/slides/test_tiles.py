@@ -1,4 +1,6 @@
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from time import sleep
 
 import numpy as np
@@ -211,3 +213,42 @@ def test_svs_and_dicom_of_the_same_slide_give_nearly_the_same_tiles(shared_data)
             grid = plan_spots(slide, PixelSize(Mpp(0.499), "file"), spots, fov_um=112.0, pitch_um=100.0, tile_px=224)
             tiles.append(read_all(slide, grid)[0].astype(int))
     assert np.abs(tiles[0] - tiles[1]).mean() < 6
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("busy", [True, False])
+def test_bursts_give_the_same_tiles_in_the_same_batches(slide, grid, monkeypatch, ahead, busy):
+    from genrag_cli.slides import tiles
+
+    held = []
+    real = tiles._finish
+
+    def finish(begun, workers):
+        held.append(len(begun))
+        real(begun, workers)
+        return busy
+
+    monkeypatch.setattr(tiles, "_finish", finish)
+    plain = list(read_tiles(slide, grid, batch=4))
+    burst = list(read_tiles(slide, grid, batch=4, workers=2, ahead=ahead, bursts=True))
+    assert [b.rows.tolist() for b in burst] == [b.rows.tolist() for b in plain]
+    for one, other in zip(plain, burst, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert max(held) <= ahead + 1
+    assert len(held) > 1 if busy else len(held) == 1, "reading that leaves the CPUs idle is waited for once"
+
+
+def test_a_slow_disk_is_read_while_the_caller_works_and_a_busy_cpu_is_waited_for(slide, grid, monkeypatch):
+    from genrag_cli.slides import tiles
+
+    def work(seconds):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    def run(read):
+        with ThreadPoolExecutor(1) as pool:
+            return tiles._finish([(None, [pool.submit(read, 0.05)])], 1)
+
+    assert run(work)
+    assert not run(sleep)
