@@ -45,7 +45,7 @@ class SlideOptions:
     """Spots CSV, or COHORT:SECTION for the spots of a measured section; None: every spot on tissue."""
 
     def __post_init__(self) -> None:
-        expect_lengths(fov_um=self.fov_um, pitch_um=self.pitch_um, mpp=self.mpp)
+        expect_lengths(fov_um=self.fov_um, pitch_um=self.pitch_um)
 
 
 @dataclass(frozen=True)

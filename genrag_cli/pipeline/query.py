@@ -26,7 +26,16 @@ from genrag_cli.pipeline.geometry import tile_um
 from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.mix_ups import doubt_spots
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
-from genrag_cli.slides import Slide, Tissue, find_tissue, overview, plan_tiles, read_tiles, sample_rows
+from genrag_cli.slides import (
+    Slide,
+    Tissue,
+    find_tissue,
+    overview,
+    plan_tiles,
+    read_tiles,
+    resolve_pixel_size,
+    sample_rows,
+)
 from genrag_cli.slides.spots import lattice_places
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.foreign import ForeignRows, in_pixels, join_rows
@@ -42,7 +51,7 @@ from genrag_cli.types import (
     TileGrid,
     fingerprint,
 )
-from genrag_cli.units import Microns, Mpp, TilePx
+from genrag_cli.units import Microns, TilePx
 
 THUMBNAIL_PX = 1500
 JOIN_SHARE = 0.1
@@ -227,12 +236,12 @@ def _make_names(slide_id: str, centres: Doubles, pitch_px: float) -> Strings:
 
 
 def _stated_pixel_size(features: ForeignRows, options: SlideOptions) -> PixelSize:
-    for source, value in (("--mpp", options.mpp), (f"{features.kind} file", features.mpp)):
-        if value is not None:
-            return PixelSize(Mpp(value), source)
-    raise FeaturesError(
-        f"{features.path} does not say how many um a pixel is, and there is no slide to ask", "Give --mpp."
-    )
+    stated = [] if features.mpp is None else [(f"{features.kind} file", features.mpp)]
+    if options.mpp is None and not stated:
+        raise FeaturesError(
+            f"{features.path} does not say how many um a pixel is, and there is no slide to ask", "Give --mpp."
+        )
+    return resolve_pixel_size(stated, given=options.mpp, strict=options.strict_mpp)[0]
 
 
 def _embed_sample(

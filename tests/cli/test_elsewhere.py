@@ -330,7 +330,8 @@ def test_spots_of_the_same_names_elsewhere_are_warned_of_and_outside_the_slide_r
 
 @pytest.mark.parametrize("mpp", ["0", "-1"])
 def test_pixel_sizes_that_cannot_be_are_usage_errors(generag, built_bank, rows, tmp_path, mpp):
-    predict(generag, built_bank, tmp_path, rows.write("npz", tmp_path), "--mpp", mpp)[0].expect_refusal(2, "--mpp")
+    done, _ = predict(generag, built_bank, tmp_path, rows.write("npz", tmp_path), "--mpp", mpp)
+    done.expect_refusal(2, f"pixel size {mpp} um/px was given")
 
 
 def test_repeated_genes_of_a_table_are_seen_behind_what_pandas_calls_them(generag, built_bank, rows, tmp_path):
