@@ -8,8 +8,18 @@ INTERRUPTED = 130
 """What typer makes of Ctrl-C before a command of ours has begun."""
 
 
+SPINS = "10000"
+"""How long a thread of libgomp, which torch computes with, turns in place before it sleeps until there is work.
+
+By default it is 30 times as long, and where anything else needs the core, such as the threads that read tiles or
+another program, all of torch waits for a thread that has no core while the others turn in vain. Measured on two cores:
+`lite0` alone as fast, beside reading 10 % faster, beside another busy program twice as fast; the solver no slower.
+"""
+
+
 def main() -> None:
     """Runs the command line; Ctrl-C before a command has begun ends without a traceback."""
+    wait_briefly()
     try:
         from genrag_cli.cli.app import main as run
 
@@ -20,6 +30,12 @@ def main() -> None:
         if done.code in (STOPPED, INTERRUPTED):
             _leave()
         raise
+
+
+def wait_briefly() -> None:
+    """Sets `SPINS`, unless the environment says how threads wait; to be called before torch is imported."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def _leave() -> None:

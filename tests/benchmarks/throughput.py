@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ import numpy as np
 from meter import load_average
 from numpy.typing import NDArray
 from setting import describe_machine, format_table
+
+from genrag_cli.__main__ import wait_briefly
 
 TILE_PX, MPP = 224, 0.5
 """A tile is 224 px of the slide, 112 um, as wide as the tiles lie apart: none is resampled, all pixels are read."""
@@ -42,18 +44,22 @@ class Cost:
     tiles: int = 0
     seconds: float = 0.0
     cpu: float = 0.0
+    rounds: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds and CPU seconds of each."""
 
     def add(self, tiles: int, work: Callable[[], Any]) -> None:
         """Does the work and counts it."""
         start, cpu = time.perf_counter(), time.process_time()
         work()
-        self.seconds += time.perf_counter() - start
-        self.cpu += time.process_time() - cpu
+        self.rounds.append((time.perf_counter() - start, time.process_time() - cpu))
+        self.seconds += self.rounds[-1][0]
+        self.cpu += self.rounds[-1][1]
         self.tiles += tiles
 
 
 def main() -> None:
     """Makes the slide, measures, prints."""
+    wait_briefly()  # as the command line does
     asked = read_arguments()
     with ExitStack() as stack:
         work = asked.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -156,11 +162,16 @@ def report(costs: dict[str, Cost], cores: int) -> str:
         f"their CPU time over {cores} cores": (reading.cpu + encoding.cpu) / cores,
     }
     name = max(parts, key=parts.__getitem__)
+    ratios = sorted(
+        b[0] / max(r[0], e[0], (r[1] + e[1]) / cores)
+        for r, e, b in zip(reading.rounds, encoding.rounds, both.rounds, strict=True)
+    )
     return (
         format_table(("", "s", "tiles/s", "CPU s", "of the cores"), rows)
         + f"\n\nbound: {parts[name]:.1f} s ({name}; "
         + ", ".join(f"{k} {v:.1f} s" for k, v in parts.items())
         + f"); overlapped takes {both.seconds / parts[name]:.3f} times that"
+        + f" (round by round: {ratios[0]:.3f} to {ratios[-1]:.3f}, median {ratios[len(ratios) // 2]:.3f})"
     )
 
 
