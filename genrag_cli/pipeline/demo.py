@@ -11,7 +11,7 @@ from genrag_cli.cohorts import open_cohort, open_section
 from genrag_cli.evaluation.metrics import pearson_per_gene
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.scales import to_scale
-from genrag_cli.outputs.figure import draw_prediction
+from genrag_cli.outputs.figures import draw_maps
 from genrag_cli.outputs.prediction import StoredPrediction
 from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.build_bank import build_bank
@@ -106,10 +106,10 @@ def draw_against_truth(
     values = to_scale(counts, measured.total_counts[rows], expression.scale).toarray()
     predicted = expression.values[:, columns(expression.genes, list(genes))]
     image = np.asarray(prediction.spatial["images"]["hires"])
-    draw_prediction(
-        path, image, 1 / float(prediction.spatial["scalefactors"]["tissue_hires_scalef"]), prediction.centres,
-        list(genes), predicted, values, pearson_per_gene(predicted, values).tolist(), scale_name=expression.scale.name,
-        title=prediction.slide_id,
+    draw_maps(
+        path, prediction.centres, genes, predicted, values, pearson_per_gene(predicted, values).tolist(),
+        thumbnail=image, thumb_scale=1 / float(prediction.spatial["scalefactors"]["tissue_hires_scalef"]),
+        unit=expression.scale.name, title=prediction.slide_id,
     )  # fmt: skip
     return genes
 
