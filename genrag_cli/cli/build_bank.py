@@ -45,6 +45,13 @@ def build_bank(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without sections that cannot be used; exit code 3.")
     ] = False,
+    thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--thumbnails",
+            help="Keep small pictures of the spots in the bank, to be shown where the slides are out of reach.",
+        ),
+    ] = False,
     anchors: Annotated[
         str | None,
         typer.Option("--anchors", metavar="FILE|N", help="Anchor genes: a file of names, or how many. Default: 300."),
@@ -111,6 +118,7 @@ def build_bank(
         genes=GeneRules(gene_aliases, duplicate_genes),
         missing_genes=missing_genes,
         anchors=AnchorOptions.parse(anchors, panel), skip_bad=skip_bad, format=format, reading=reading,
+        thumbnails=thumbnails,
     )  # fmt: skip
     cohorts = [open_cohort(path, patients=patients, format=format, reading=reading) for path in train]
     for cohort in cohorts:

@@ -39,6 +39,8 @@ class BankOptions:
     anchors: AnchorOptions = field(default_factory=AnchorOptions)
     skip_bad: bool = False
     """Go on without sections that cannot be used, and say which at the end."""
+    thumbnails: bool = False
+    """Keep small pictures of the tiles of the sections given."""
 
     def __post_init__(self) -> None:
         expect_lengths(fov_um=self.fov_um, pitch_um=self.pitch_um)

@@ -45,6 +45,7 @@ from genrag_cli.pipeline.sections import (
     settle_pixel_size,
     tell,
 )
+from genrag_cli.pipeline.thumbnails import keep_thumbnails
 from genrag_cli.stores.atomic import writer_lock
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import Listener, Progress, fingerprint
@@ -130,9 +131,15 @@ def build_bank(
             note_source(writer, source)
             in_version = _version_sections(writer, source.name, chosen, failed, options, listener)
             add_version(writer, source.name, in_version, anchors, listener)
+        bare: dict[str, str] = {}
+        if options.thumbnails:
+            there = [g.section for g in chosen if g.section.name not in failed]
+            bare = keep_thumbnails(writer, there, run, listener, skip_bad=options.skip_bad)
     if failed:
         shown = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise SomeInputsFailed(f"{len(failed)} of {len(chosen)} sections are not in the bank. {shown}")
+    if bare:
+        raise SomeInputsFailed(f"{len(bare)} of {len(chosen)} sections have no thumbnails: {', '.join(bare)}")
 
 
 def _choose(cohorts: Sequence[Cohort], options: BankOptions, listener: Listener) -> list[_Given]:

@@ -19,6 +19,7 @@ from genrag_cli.pipeline.options import CommonGenes
 from genrag_cli.stores.atomic import lock_is_held, writer_lock
 from genrag_cli.stores.bank import Bank, read_manifest
 from genrag_cli.stores.bank_writer import BankWriter
+from genrag_cli.stores.thumbnails import copy_thumbnails
 from genrag_cli.types import BackboneCard, GeneNames, Ints, Listener, Progress, Strings
 
 
@@ -108,7 +109,7 @@ def merge_banks(
         for which, source in enumerate((one, two)):
             places = source.places(plan.genes.names)
             for entry in plan.entries(which):
-                _copy(writer, source, entry, places, backbones)
+                _copy(writer, source, entry, places, backbones, listener)
                 done += 1
                 listener.progress(Progress(f"copy sections to {out.name}", done, total))
         for backbone, (mine, others) in plan.sections.items():
@@ -242,13 +243,16 @@ def _begin(writer: BankWriter, plan: _Plan) -> None:
 
 
 def _copy(
-    writer: BankWriter, source: _Source, entry: dict[str, Any], places: Ints | None, backbones: list[str]
-) -> None:
-    """One section with its embeddings, where they are not there yet."""
+    writer: BankWriter, source: _Source, entry: dict[str, Any], places: Ints | None, backbones: list[str],
+    listener: Listener,
+) -> None:  # fmt: skip
+    """One section with its thumbnails and embeddings, where they are not there yet."""
     name = entry["name"]
     there = writer.section(name)
     if there is None or there.get("copied") != entry["sha256"]:
         writer.copy_section(source.folder, {**entry, "copied": entry["sha256"]}, places)
+    if not copy_thumbnails(writer, source.folder, entry):
+        listener.warn(f"{name}: the thumbnails of {source.folder} are missing or cut short, and are left out")
     for backbone in backbones:
         known = source.manifest["backbones"][backbone]
         embeddings = known["sections"].get(name)

@@ -309,6 +309,7 @@ def verify_bank(folder: Path) -> list[str]:
     """
     manifest = read_manifest(folder)
     files = [manifest["genes_file"], *manifest["sections"]]
+    files += [s["thumbnails"] for s in manifest["sections"] if s.get("thumbnails")]
     for entry in manifest["backbones"].values():
         files += [*entry["sections"].values(), *(v for v in entry["versions"] if not v.get("withdrawn"))]
         files += [entry["predicts"]] if entry.get("predicts") else []

@@ -28,6 +28,7 @@ from genrag_cli.stores.layout import (
     file_word,
     predicts_file,
     section_file,
+    thumbnail_file,
 )
 from genrag_cli.stores.zipped import add_rows, packing, read_anndata, write_anndata, write_arrays
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings
@@ -145,7 +146,7 @@ class BankWriter:
             columns: (G,) where that bank has the genes of this one; None: in the same places.
         """
         name = entry["name"]
-        facts = {k: v for k, v in entry.items() if k not in ("name", "file", "sha256", "bytes")}
+        facts = {k: v for k, v in entry.items() if k not in ("name", "file", "sha256", "bytes", "thumbnails")}
         if columns is None:
             self._drop_section(name)
             with new_file(self.folder / section_file(name)) as temporary:
@@ -264,6 +265,7 @@ class BankWriter:
             backbone["sections"] = {n: s for n, s in backbone["sections"].items() if n not in going}
             for version in backbone["versions"]:
                 leaving += self._withdraw(version, names)
+        leaving += [thumbnail_file(name) for name in names]
         # Embeddings that were not finished have no entry, but parts on disk.
         embedded = sorted(p.name for p in (self.folder / "embeddings").glob("*"))
         leaving += [embedding_file(backbone, name) for backbone in embedded for name in names]
@@ -303,6 +305,7 @@ class BankWriter:
         if len(others) < len(self.manifest["sections"]):
             self.manifest["sections"] = others
             self._save()
+        remove(self.folder / thumbnail_file(name))  # they show the spots of the section that goes
 
     def _replacing_section(self, name: str) -> Any:
         self._drop_section(name)

@@ -4,9 +4,10 @@ Letters: n spots of a section, G genes, d embedding dimensions, A anchor genes, 
 Every store is an AnnData in Zarr v3 in a zip that adds no compression; `derived` stores are plain groups of arrays.
 
 A bank is a folder: `manifest.json`, `genes.json`, one file per section in `sections/`, one per section and backbone in
-`embeddings/`, one per version in `derived/`, and in `predicts/` the genes that a backbone predicts by itself. The
-manifest is replaced in one step whenever a file is finished, so it holds what is short: what grows with the genes
-stands in `genes.json`, what grows with the versions in their own files.
+`embeddings/`, one per version in `derived/`, in `predicts/` the genes that a backbone predicts by itself, and where it
+was asked for one per section in `thumbnails/`, on which no prediction depends. The manifest is replaced in one step
+whenever a file is finished, so it holds what is short: what grows with the genes stands in `genes.json`, what grows
+with the versions in their own files.
 """
 
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ DERIVED = (
 """`derived/BACKBONE.vK.zarr.zip`; its attributes are the version's sections, the digests of the files that it was made
 from, anchors and facts of the heads."""
 
+THUMBNAILS = (
+    Element("jpeg", "u", ("bytes",), "JPEG files of the spots' tiles, one after the other"),
+    Element("offsets", "iu", ("n + 1",), "where each begins, and where the last one ends"),
+)
+"""`thumbnails/NAME.zarr.zip`, where a bank keeps them; its attribute `spots` (n) names the spots in order."""
+
 
 def section_file(name: str) -> str:
     """Where the store of a section stands within a bank."""
@@ -96,6 +103,11 @@ def statistic_column(scale: str, statistic: str) -> str:
 def predicts_file(backbone: str) -> str:
     """Where the genes that a model predicts by itself stand within a bank."""
     return f"predicts/{file_word(backbone)}.json"
+
+
+def thumbnail_file(name: str) -> str:
+    """Where the small pictures of a section's spots stand within a bank."""
+    return f"thumbnails/{name}.zarr.zip"
 
 
 def derived_file(backbone: str, version: int) -> str:
