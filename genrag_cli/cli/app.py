@@ -11,6 +11,7 @@ from genrag_cli.cli.demo import demo
 from genrag_cli.cli.embed import embed
 from genrag_cli.cli.evaluate import evaluate
 from genrag_cli.cli.export import export
+from genrag_cli.cli.plot import plot
 from genrag_cli.cli.retrieve import retrieve
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command("embed")(embed)
 app.command("retrieve")(retrieve)
 app.command("evaluate")(evaluate)
 app.command("export")(export)
+app.command("plot")(plot)
 app.command("demo")(demo)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(bank.app, name="bank")

@@ -4,20 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.cohorts import open_cohort, open_section
-from genrag_cli.evaluation.metrics import pearson_per_gene
-from genrag_cli.genes.align import columns
-from genrag_cli.genes.scales import to_scale
-from genrag_cli.outputs.figures import draw_maps
-from genrag_cli.outputs.prediction import StoredPrediction
+from genrag_cli.cohorts import open_cohort
 from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.build_bank import build_bank
 from genrag_cli.pipeline.embed import embed_slide
 from genrag_cli.pipeline.evaluate import evaluate_prediction
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
+from genrag_cli.pipeline.plot import draw_prediction
 from genrag_cli.pipeline.query_space import QuerySpace
 from genrag_cli.pipeline.retrieve import retrieve_slide
 from genrag_cli.stores.atomic import new_folder
@@ -75,7 +69,8 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
     listener.say(f"\n$ generag evaluate {done.path} --truth {spots}")
     scores, prediction = evaluate_prediction(done.path, spots, allow_short=False, seed=run.seed, listener=listener)
     picture = out / f"{done.path.name.removesuffix('.h5ad')}.png"
-    genes = draw_against_truth(picture, prediction, spots)
+    listener.say(f"\n$ generag plot {done.path} --truth {spots} --out {picture}")
+    genes = draw_prediction(picture, prediction, truth=spots, listener=listener)
     files = {
         "cohort": train,
         "bank": bank_folder,
@@ -84,47 +79,3 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
         "picture": picture,
     }
     return DemoResult(scores, prediction.about["unit"], files, genes)
-
-
-def draw_against_truth(
-    path: Path, prediction: StoredPrediction, truth: str, genes: tuple[str, ...] = ()
-) -> tuple[str, ...]:
-    """Draws predicted beside measured expression of three genes over the slide.
-
-    Args:
-        path: PNG to write.
-        prediction: with expression.
-        truth: COHORT:SECTION with the spots of the prediction.
-        genes: which; none: `pick_genes`.
-    """
-    measured = open_section(truth).load()
-    expression = prediction.expression
-    if not genes:
-        genes = pick_genes(prediction)
-    rows = columns(measured.names, expression.names)
-    counts = measured.counts[rows][:, columns(measured.genes, list(genes))]
-    values = to_scale(counts, measured.total_counts[rows], expression.scale).toarray()
-    predicted = expression.values[:, columns(expression.genes, list(genes))]
-    image = np.asarray(prediction.spatial["images"]["hires"])
-    draw_maps(
-        path, prediction.centres, genes, predicted, values, pearson_per_gene(predicted, values).tolist(),
-        thumbnail=image, thumb_scale=1 / float(prediction.spatial["scalefactors"]["tissue_hires_scalef"]),
-        unit=expression.scale.name, title=prediction.slide_id,
-    )  # fmt: skip
-    return genes
-
-
-def pick_genes(prediction: StoredPrediction, n: int = 3) -> tuple[str, ...]:
-    """Anchor genes of large variance over the bank whose predictions differ from each other; truth is not looked at."""
-    expression = prediction.expression
-    there = set(expression.genes.tolist())
-    anchors = [gene for gene in prediction.y_init.genes.tolist() if gene in there]
-    values = expression.values[:, columns(expression.genes, anchors)].astype(np.float64)
-    values = values - values.mean(0)
-    values /= np.maximum(np.linalg.norm(values, axis=0), 1e-12)
-    chosen: list[int] = []
-    for i in range(len(anchors)):
-        if len(chosen) < n and all(abs(float(values[:, i] @ values[:, j])) < 0.5 for j in chosen):
-            chosen.append(i)
-    chosen += [i for i in range(len(anchors)) if i not in chosen][: n - len(chosen)]
-    return tuple(anchors[i] for i in chosen)
