@@ -62,7 +62,7 @@ def draw_sweep(
     upper = _add_axes(figure, left_in, _BOTTOM_IN + height_in + gap_in, right_in - left_in, height_in)
     lower = _add_axes(figure, left_in, _BOTTOM_IN, right_in - left_in - 0.55, height_in)
     upper.plot(sweep.omegas, sweep.kept, color=BLUE, linewidth=2, marker="o", markersize=3)
-    upper.fill_between(sweep.omegas, 0, sweep.kept, color=BLUE, alpha=0.12)
+    upper.fill_between(sweep.omegas, 0, sweep.kept, color="#E0EEF6")
     upper.set(ylim=(0, 1.05))
     upper.set_title("weight kept by these references", fontsize=PLAIN, pad=18)
     lower.set_title(f"predicted, {given.unit}", fontsize=PLAIN)

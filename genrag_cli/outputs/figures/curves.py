@@ -85,7 +85,7 @@ def _draw(axis: Any, panel: CurvePanel) -> None:
     folds = np.asarray(panel.folds, np.float64)[:, order]
     mean = _mean(folds)
     for fold in folds:
-        axis.plot(x[order], fold, color=GREY, linewidth=1, marker="o", markersize=2.5, alpha=0.8)
+        axis.plot(x[order], fold, color=GREY, linewidth=1, marker="o", markersize=2.5)
     axis.plot(x[order], mean, color=BLUE, linewidth=2.5, marker="o", markersize=4)
     if panel.log_x:
         axis.set_xscale("log")

@@ -28,6 +28,8 @@ _FADE = 0.55
 _SPOT_SHARE = 0.72
 """Diameter of a drawn spot as a share of the distance to its neighbour."""
 _UNKNOWN = "#B8B8B8"
+_LETTER_IN = 0.1
+"""Width of a letter of a panel's name."""
 _MANY = 20_000
 """From so many spots on over all panels, they are kept as pixels in a PDF or SVG, which would open slowly."""
 
@@ -99,7 +101,8 @@ def draw_maps(
             axis.spines[:].set_visible(False)
             _draw_bar(figure, axis, spots, unit)
             if i == 0:
-                axis.set_title(_name_panel(gene, None if r is None else r[j], judged=r is not None), fontsize=PLAIN + 1)
+                name_of = gene if r is None else _name_judged(gene, r[j], width + 0.9)
+                axis.set_title(name_of, fontsize=PLAIN + 1)
             if column == 0:
                 axis.set_ylabel(name, fontsize=PLAIN + 1)
     if title:
@@ -107,10 +110,11 @@ def draw_maps(
     save_figure(figure, path)
 
 
-def _name_panel(gene: str, r: float | None, *, judged: bool) -> str:
-    if not judged:
-        return gene
-    return f"{gene}   PCC {r:.2f}" if r is not None and np.isfinite(r) else f"{gene}   PCC undefined"
+def _name_judged(gene: str, r: float | None, width_in: float) -> str:
+    """A gene and its correlation, in one line where that fits, else in two."""
+    said = f"PCC {r:.2f}" if r is not None and np.isfinite(r) else "PCC undefined"
+    gap = "   " if (len(gene) + len(said)) * _LETTER_IN < width_in else "\n"
+    return f"{gene}{gap}{said}"
 
 
 def _draw_bar(figure: Any, axis: Any, spots: Any, unit: str) -> None:

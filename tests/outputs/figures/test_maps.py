@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from genrag_cli.errors import OutputError
-from genrag_cli.outputs.figures.maps import draw_maps
+from genrag_cli.outputs.figures.maps import _name_judged, draw_maps
 
 YELLOW, PURPLE = (253, 231, 36), (68, 1, 84)
 
@@ -127,3 +127,8 @@ def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path: Path) -> 
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "p.png")], check=True)
+
+
+def test_a_long_name_over_a_narrow_panel_takes_two_lines() -> None:
+    assert _name_judged("ERBB2", 0.5, 3.0) == "ERBB2   PCC 0.50"
+    assert _name_judged("ENSG00000123456", None, 1.9) == "ENSG00000123456\nPCC undefined"
