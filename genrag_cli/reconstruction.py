@@ -11,6 +11,12 @@ mu_g the mean of g over the bank's spots that measured it,
 
 Where A_g < MIN_SHARE A the gene is missing at that spot: its presence is False and its value a filler, mu_g in both
 forms. A gene that no section measured is missing everywhere. A spot without references (A = 0) has mu_g, or 0, as ever.
+
+With a `Blend` the value is a mean of what references say and of what a regression h of every gene says of the spot:
+
+    y_g = (1 - share) h_g(x) + share (the above).
+
+Genes that some section did not measure have no regression, and stay as above.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -65,8 +71,30 @@ class Presence:
         return Presence(columns, lacks.astype(np.float64), kinds, np.asarray(filler, np.float64))
 
 
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """A regression beside the references."""
+
+    scores: Floats
+    """(n, p) of the spots that are predicted."""
+    coef: Floats
+    """(p + 1, G) of h; the last row is the value at the centre."""
+    share: Doubles
+    """(G,) of the references; 1 where a gene has no regression."""
+
+    def regression(self, rows: slice) -> Doubles:
+        """(b, G) h of some of the spots."""
+        coef = self.coef.astype(np.float64)
+        return np.asarray(self.scores[rows].astype(np.float64) @ coef[:-1] + coef[-1])
+
+
 def reconstruct(
-    codes: SparseCodes, bank: BankBlocks, n_genes: int, mean: Doubles | None, presence: Presence | None = None
+    codes: SparseCodes,
+    bank: BankBlocks,
+    n_genes: int,
+    mean: Doubles | None,
+    presence: Presence | None = None,
+    blend: Blend | None = None,
 ) -> Iterator[tuple[Floats, NDArray[np.bool_] | None]]:
     """Yields the prediction in blocks of rows.
 
@@ -75,7 +103,9 @@ def reconstruct(
         bank: walks the bank's rows, from first to last.
         n_genes: G.
         mean: mu (G,), for the centred form; None for the plain one.
+        blend: a regression beside the references; None: they speak alone.
         presence: where sections of the bank lack genes; None: nowhere.
+        blend: a regression beside the references; None: they speak alone.
 
     Yields:
         (b, G) float32 values, all of them together (n, G), and (b, G) whether each is present, None without `presence`.
@@ -93,6 +123,8 @@ def reconstruct(
             out += (1.0 - np.asarray(part.sum(axis=1)).ravel())[:, None] * mean
         for block in walk():
             _add(out, part, block)
+        if blend is not None:
+            out = (1 - blend.share) * blend.regression(slice(low, low + part.shape[0])) + blend.share * out
         present = None if presence is None else _settle_missing(out, part.tocsr(), mean, presence)
         yield out.astype(np.float32), present
 

@@ -13,6 +13,7 @@ from genrag_cli.cli.evaluate import evaluate
 from genrag_cli.cli.export import export
 from genrag_cli.cli.plot import plot
 from genrag_cli.cli.retrieve import retrieve
+from genrag_cli.cli.tune import tune
 
 app = typer.Typer(
     name="generag",
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("build-bank")(build_bank)
 app.command("embed")(embed)
+app.command("tune")(tune)
 app.command("retrieve")(retrieve)
 app.command("evaluate")(evaluate)
 app.command("export")(export)

@@ -70,6 +70,9 @@ def retrieve(
             "--strength-from", help="Take the strength that an earlier prediction found.", rich_help_panel=_PANEL
         ),
     ] = None,
+    untuned: Annotated[
+        bool, typer.Option("--untuned", help="Leave the bank's tuned settings aside.", rich_help_panel=_PANEL)
+    ] = False,
     solver: Annotated[
         Solving,
         typer.Option("--solver", help="dense: FISTA over all.", rich_help_panel=_PANEL),
@@ -105,6 +108,7 @@ def retrieve(
     from genrag_cli.pipeline.options import SlideOptions, SolveOptions
     from genrag_cli.pipeline.query_space import QuerySpace
     from genrag_cli.pipeline.retrieve import retrieve_features, retrieve_slide, strength_of
+    from genrag_cli.pipeline.tuning.choice import choose_tuning
 
     listener = ConsoleListener(quiet=quiet or os.environ.get("RANK", "0") != "0", verbose=verbose)
     slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
@@ -168,9 +172,13 @@ def retrieve(
 
     scratch = out.parent if out.suffix in (".h5ad", ".zarr") else out
     guessed = guessed_by(loaded.backbone if loaded else None, foreign)
+    tuning = choose_tuning(
+        opened, solve_options, guessed=guessed is not None, untuned=untuned, listener=listener
+    )  # fmt: skip
     with QuerySpace.of(
-        opened, solve_options, run, listener, scratch=scratch, guessed=guessed, own_anchors=foreign is None
-    ) as space:
+        opened, solve_options, run, listener, scratch=scratch, guessed=guessed, own_anchors=foreign is None,
+        tuning=tuning,
+    ) as space:  # fmt: skip
         if space.solver.ranks.rank > 0:
             space.solver.serve()
             return

@@ -37,6 +37,10 @@ class Prediction:
     about: dict[str, Any]
     obs: dict[str, NDArray[Any]] = field(default_factory=dict)
     """More columns per spot."""
+    obsm: dict[str, Any] = field(default_factory=dict)
+    """More matrices (n, ...) per spot, dense or CSR."""
+    bank_patients: Strings | None = None
+    """Names of the columns of the patients' shares among these."""
     var: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Columns per gene."""
     thumbnail: tuple[NDArray[np.uint8], float] | None = None
@@ -94,6 +98,7 @@ def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Block]
             zarr.consolidate_metadata(path)
 
 
+_MORE = (keys.SECTION_SHARES, keys.PATIENT_SHARES, keys.COMPONENTS)
 _LAYER = f"layers/{keys.PRESENT}"
 
 
@@ -157,12 +162,15 @@ def _frame(prediction: Prediction) -> Any:
             keys.SPATIAL: grid.centres,
             keys.WEIGHTS: weights,
             keys.Y_INIT: prediction.y_init.values,
+            **prediction.obsm,
         },
         uns={
             keys.SPATIAL: {slide: spatial},
             keys.BANK_OBS: np.asarray(prediction.bank_spots, object),
             keys.BANK_SECTIONS: np.asarray(prediction.bank_sections, object),
             keys.ANCHORS: np.asarray(prediction.y_init.genes, object),
+            **({} if prediction.bank_patients is None
+               else {keys.BANK_PATIENTS: np.asarray(prediction.bank_patients, object)}),
             keys.ABOUT: {
                 "unit": prediction.scale.name,
                 "y_init_unit": prediction.y_init.scale.name,
@@ -205,6 +213,9 @@ class StoredPrediction:
     """pandas DataFrame."""
     spatial: dict[str, Any]
     """`uns['spatial'][slide]`."""
+    obsm: dict[str, Any] = field(default_factory=dict)
+    """Shares of the weight by section and patient and, of a tuned bank, scores of the regression."""
+    bank_patients: Strings | None = None
 
 
 def read_prediction(path: Path) -> StoredPrediction:
@@ -219,6 +230,7 @@ def read_prediction(path: Path) -> StoredPrediction:
     with _opened(path) as file:
         read = {k: anndata.io.read_elem(file[k]) for k in ("obs", "var", "uns")}
         obsm = {k: anndata.io.read_elem(file[f"obsm/{k}"]) for k in (keys.SPATIAL, keys.WEIGHTS, keys.Y_INIT)}
+        more = {k: anndata.io.read_elem(file[f"obsm/{k}"]) for k in _MORE if f"obsm/{k}" in file}
         values = np.asarray(file["X"][...], np.float32) if "X" in file else np.zeros((len(read["obs"]), 0), np.float32)
         present = np.asarray(file[_LAYER][...], np.bool_) if _LAYER in file else None
     obs, var, uns = read["obs"], read["var"], read["uns"]
@@ -254,6 +266,8 @@ def read_prediction(path: Path) -> StoredPrediction:
         obs=obs,
         var=var,
         spatial=spatial,
+        obsm=more,
+        bank_patients=_texts(uns[keys.BANK_PATIENTS]) if keys.BANK_PATIENTS in uns else None,
     )
 
 

@@ -44,9 +44,8 @@ def guess_spread(bank: Bank, head: Head) -> Doubles:
     return np.asarray(np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0)))
 
 
-def row_blocks(bank: Bank, blocks: Blocks, anchors: AnchorSpace, *, standardised: bool) -> Iterator[Floats]:
-    """D' (N, d + A) in blocks of one section."""
-    features = section_features(bank, standardised=standardised)
+def row_blocks(bank: Bank, blocks: Blocks, anchors: AnchorSpace, features: Iterator[Floats]) -> Iterator[Floats]:
+    """D' (N, d + A) in blocks of one section, from features (n, d) of each."""
     for some, expression in zip(features, anchors.rows(bank), strict=True):
         yield blocks.rows(some, expression)
 

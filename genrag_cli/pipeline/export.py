@@ -8,13 +8,43 @@ import numpy as np
 
 from genrag_cli.errors import BankError, OutputError
 from genrag_cli.outputs import keys
-from genrag_cli.outputs.prediction import Prediction, read_about, read_prediction
+from genrag_cli.outputs.prediction import Prediction, StoredPrediction, read_about, read_prediction
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
 from genrag_cli.pipeline.retrieve import write_expression
+from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.stores.atomic import tidy
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Listener, PixelSize, TileGrid, fingerprint
 from genrag_cli.units import Microns, Mpp, TilePx
+
+_WRITTEN = (
+    keys.ARRAY_ROW, keys.ARRAY_COL, keys.IN_TISSUE, keys.LIBRARY, keys.N_REFS, keys.WEIGHT_SUM, keys.GAP, keys.PASSES,
+    keys.STATUS,
+)  # fmt: skip
+"""Columns of obs that every prediction gets from its grid and codes."""
+
+
+def open_bank_of(stored: StoredPrediction, folder: Path | None) -> tuple[Bank, Tuning | None]:
+    """The bank that the weights of a prediction point into, and the settings that it was made with.
+
+    Args:
+        stored: the prediction.
+        folder: where the bank is now; None: where it was.
+
+    Raises:
+        BankError: where the bank is gone, or is another.
+    """
+    about = stored.about
+    name = json.loads(about["backbone"])["name"]
+    bank = Bank.open(folder or Path(about["bank"]), name, version=int(about["bank_version"]))
+    remedy = "Give the bank that the prediction was made from with --bank."
+    if bank.fingerprint != about["bank_fingerprint"]:
+        raise BankError(f"the weights of {stored.path} point into another bank than {bank.folder}", remedy)
+    number = int(about.get("tuning", 0))
+    tuning = Tuning.read(bank, number) if number else None
+    if tuning is not None and tuning.key != about["tuning_key"]:
+        raise BankError(f"{stored.path} was made with other tuned settings than {bank.folder} has", remedy)
+    return bank, tuning
 
 
 def export_expression(
@@ -37,12 +67,7 @@ def export_expression(
     stored = read_prediction(path)
     about = stored.about
     card = json.loads(about["backbone"])
-    bank = Bank.open(bank_folder or Path(about["bank"]), card["name"], version=int(about["bank_version"]))
-    if bank.fingerprint != about["bank_fingerprint"]:
-        raise BankError(
-            f"the weights of {path} point into another bank than {bank.folder}",
-            "Give the bank that the prediction was made from with --bank.",
-        )
+    bank, tuning = open_bank_of(stored, bank_folder)
     target = out or path.with_name(f"{path.name.removesuffix(path.suffix)}.expression.h5ad")
     if target.resolve() == path.resolve():
         raise OutputError(f"{target} is the prediction itself", "Give another --out.")
@@ -77,11 +102,15 @@ def export_expression(
         scale=scale,
         spot_um=bank.geometry["spot_um"],
         about={k: v for k, v in about.items() if k not in ("unit", "y_init_unit")} | {"key": key},
-        obs={k: stored.obs[k].to_numpy() for k in (keys.MORPHOLOGY_RESIDUAL, keys.ANCHOR_RESIDUAL)},
-        var=describe_genes(bank, chosen, scale, stored.y_init.genes),
+        obs={k: stored.obs[k] for k in stored.obs.columns if k not in _WRITTEN},
+        obsm=stored.obsm,
+        bank_patients=stored.bank_patients,
+        var=describe_genes(bank, chosen, scale, stored.y_init.genes, tuning),
         thumbnail=_thumbnail(stored.spatial),
     )
-    write_expression(target, prediction, bank, chosen, centred=bool(about["centred"]), listener=listener)
+    write_expression(
+        target, prediction, bank, chosen, centred=bool(about["centred"]), tuning=tuning, listener=listener
+    )
     listener.say(f"{target}: {len(stored.names)} spots, {len(chosen)} genes ({scale.name})")
     return target
 

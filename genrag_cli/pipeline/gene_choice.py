@@ -11,6 +11,7 @@ from genrag_cli.genes.align import columns
 from genrag_cli.genes.moments import GeneStatistics
 from genrag_cli.genes.panels import global_panel, read_panel_file
 from genrag_cli.outputs import keys
+from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Ints, Scale, Strings
 
@@ -76,8 +77,10 @@ def _read_names(text: str) -> Any:
     return names
 
 
-def describe_genes(bank: Bank, chosen: Ints, scale: Scale, anchors: Strings) -> dict[str, NDArray[Any]]:
-    """Columns of `var` for the chosen genes; `anchors` are those of the prediction."""
+def describe_genes(
+    bank: Bank, chosen: Ints, scale: Scale, anchors: Strings, tuning: Tuning | None = None
+) -> dict[str, NDArray[Any]]:
+    """Columns of `var` for the chosen genes; `anchors` and `tuning` are those of the prediction."""
     statistics = bank_statistics(bank, scale)
     rank = np.full(len(bank.genes), -1, np.int64)
     order = global_panel(statistics, len(bank.genes))
@@ -90,4 +93,5 @@ def describe_genes(bank: Bank, chosen: Ints, scale: Scale, anchors: Strings) -> 
         keys.VAR_SD: statistics.sd[chosen],
         keys.VAR_DETECTED: statistics.detected[chosen],
         keys.VAR_MEASURED: statistics.spots[chosen] / bank.n_spots,
+        **({} if tuning is None else tuning.describe_genes(chosen)),
     }

@@ -139,7 +139,7 @@ def first_guess(
         guess = _by_model(query, features, space, bank, backbone, target, seed, listener)
         about |= {"first_guess": "model", "first_guess_scale": guess.scale.name}
     else:
-        return space.guess(features, statistics), about
+        return space.guess(features, statistics, query.grid), about
     brought, below = bring(guess, space.anchors.scale)
     expect_finite(brought, f"the first guess, brought from {guess.scale.name} to {brought.scale.name},")
     if guess.scale != space.anchors.scale:

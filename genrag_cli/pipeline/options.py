@@ -23,6 +23,8 @@ Repeats = Literal["sum", "refuse"]
 """What becomes of columns that are one gene."""
 UnknownPatient = Literal["section"]
 """What a section of unknown patient counts as."""
+FoldsBy = Literal["auto", "patients", "sections", "blocks"]
+"""What folds within a bank leave out; auto: patients, else sections, else blocks of one section."""
 CommonGenes = Literal["shared", "equal"]
 """Which gene lists of two banks go together: those that share some, or equal ones."""
 
@@ -95,6 +97,15 @@ class SolveOptions:
             raise UsageError(f"--gap {self.gap:g} asked; 1e-7 to 1 is possible", "The usual gap is 1e-4.")
         if self.omega is not None and not 0 <= self.omega <= 1:
             raise UsageError(f"--omega {self.omega:g} asked; 0 to 1 is possible", "1 is morphology alone.")
+
+    @property
+    def named(self) -> list[str]:
+        """Flags that say what problem is solved, as far as they were given."""
+        given = {
+            "--omega": self.omega, "--active": self.active, "--alpha": self.alpha, "--lambda": self.lambda_,
+            "--signed": self.signed or None, "--strength-from": self.strength,
+        }  # fmt: skip
+        return [flag for flag, value in given.items() if value is not None]
 
     @property
     def weight(self) -> float:

@@ -29,7 +29,9 @@ def about_inputs(grid: TileGrid, card: BackboneCard, bank: Bank) -> dict[str, An
     }
 
 
-def about_solution(options: SolveOptions, rule: StrengthRule, queries: Floats, codes: SparseCodes) -> dict[str, Any]:
+def about_solution(
+    options: SolveOptions, rule: StrengthRule, queries: Floats, codes: SparseCodes, *, omega: float
+) -> dict[str, Any]:
     """How the problem of queries (m, n) was posed and solved; l1 and its kin are medians over spots."""
     l1, l2 = (float(np.median(v)) if len(v) else 0.0 for v in rule.of(queries))
     strength = Strength(l1, l2, len(queries))
@@ -40,7 +42,7 @@ def about_solution(options: SolveOptions, rule: StrengthRule, queries: Floats, c
         "l1_power": rule.power,
         "passes_mean": float(codes.passes.mean()) if len(codes) else 0.0,
         "preset": options.preset,
-        "omega": options.weight,
+        "omega": omega,
         "signed": options.signed,
         "gap_asked": options.gap,
         "gap_worst": float(codes.gap.max(initial=0.0)),

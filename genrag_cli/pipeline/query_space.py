@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 
 from genrag_cli.backbones.probe import Head
+from genrag_cli.genes.align import columns
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.pipeline.anchor_space import AnchorSpace, Guessed
-from genrag_cli.pipeline.bank_rows import guess_spread, place_rows, row_blocks
+from genrag_cli.pipeline.bank_rows import guess_spread, place_rows, row_blocks, section_features
 from genrag_cli.pipeline.derive import load_head
 from genrag_cli.pipeline.options import RunOptions, SolveOptions
 from genrag_cli.pipeline.solver import Ranks, Solver
+from genrag_cli.pipeline.tuning.settings import to_anchor_scale
+from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.retrieval.dictionary import Blocks, floor_sd, standardise
 from genrag_cli.retrieval.objective import Strength
 from genrag_cli.retrieval.solve import prepare
 from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
 from genrag_cli.stores.bank import Bank
-from genrag_cli.types import COUNTS, LOG1P_CP10K, Doubles, Floats, Listener, Scale
+from genrag_cli.types import COUNTS, LOG1P_CP10K, Doubles, Floats, Ints, Listener, Scale, TileGrid
 
 L1_RATIO = 0.9
 SEARCH_QUERIES = 160
@@ -65,12 +68,15 @@ class QuerySpace:
     standardised: bool
     """Whether the dictionary holds standardised embeddings (preset default) or raw ones (preset paper)."""
     dim: int
+    bank: Bank
+    tuning: Tuning | None
+    """None where the settings are the untuned ones."""
 
     @staticmethod
     @contextlib.contextmanager
     def of(
         bank: Bank, options: SolveOptions, run: RunOptions, listener: Listener, *, scratch: Path = Path(),
-        guessed: Guessed | None = None, own_anchors: bool = True,
+        guessed: Guessed | None = None, own_anchors: bool = True, tuning: Tuning | None = None,
     ) -> Iterator["QuerySpace"]:  # fmt: skip
         """A bank in one preset's space, in memory or streamed from a scratch file, here or over ranks.
 
@@ -85,6 +91,7 @@ class QuerySpace:
             scratch: folder for a bank that does not fit in memory.
             guessed: what a model or a file guesses; None: the bank's head does.
             own_anchors: whether anchors are the bank's, or all genes that are guessed.
+            tuning: settings of the bank for preset `default` and guesses of its own, from `choose_tuning`.
         """
         default = options.preset == "default"
         scale = LOG1P_CP10K if default else COUNTS
@@ -96,34 +103,67 @@ class QuerySpace:
                 bank, guessed, scale, anchor_scale=options.anchor_scale, drop_missing=options.drop_missing_anchors,
                 own_anchors=own_anchors,
             )  # fmt: skip
-        if default:
+        if tuning is not None:
+            anchors = AnchorSpace(bank.anchors, tuning.settings.anchors_in)
+            blocks = tuning.blocks(dim)
+        elif default:
             mean, sd = anchors.statistics(bank)
             spread = guess_spread(bank, head) if guessed is None else floor_sd(sd)
             blocks = Blocks.balanced(options.weight, dim, mean, sd, spread)
         else:
             blocks = Blocks.as_published(options.weight, len(anchors.genes))
-        rows = row_blocks(bank, blocks, anchors, standardised=default)
+        features = section_features(bank, standardised=default) if tuning is None else tuning.bank_rows(bank)
+        rows = row_blocks(bank, blocks, anchors, features)
         ranks = Ranks.join(run.device)
         try:
             share = ranks.share(bank.n_spots)
             with place_rows(rows, dim + len(anchors.genes), share, run, scratch, listener) as (atoms, streamed):
                 solver = Solver(prepare(atoms, group=ranks.group), ranks, streamed)
                 try:
-                    yield QuerySpace(solver, blocks, head, anchors, guessed, scale, default, dim)
+                    yield QuerySpace(solver, blocks, head, anchors, guessed, scale, default, dim, bank, tuning)
                 finally:
                     if ranks.rank == 0:
                         solver.dismiss()
         finally:
             ranks.leave()
 
-    def guess(self, embeddings: Floats, statistics: SlideStatistics) -> Floats:
-        """The head's y_init (n, A) of raw embeddings (n, d), in `scale`."""
-        return self.head.predict(standardise(embeddings, statistics.mean, statistics.sd))
+    def guess(self, embeddings: Floats, statistics: SlideStatistics, grid: TileGrid | None) -> Floats:
+        """The bank's own y_init (n, A) of raw embeddings (n, d), in the scale of the anchors; grid as `features`."""
+        if self.tuning is None:
+            return self.head.predict(standardise(embeddings, statistics.mean, statistics.sd))
+        ready, _ = self.features(embeddings, statistics, grid)
+        guess = self.tuning.guess(ready, columns(self.bank.genes, self.anchors.genes))
+        return to_anchor_scale(guess, self.tuning.settings)
 
-    def queries(self, embeddings: Floats, statistics: SlideStatistics, y_init: Floats | None = None) -> Floats:
-        """(n, d + A) queries of raw embeddings (n, d) and first guesses (n, A); None: the head's."""
-        features = standardise(embeddings, statistics.mean, statistics.sd) if self.standardised else embeddings
-        return self.blocks.rows(features, self.guess(embeddings, statistics) if y_init is None else y_init)
+    @property
+    def needs_places(self) -> bool:
+        """Whether features of a spot depend on the spots around it."""
+        return self.tuning is not None and self.tuning.settings.context > 0
+
+    def features(self, embeddings: Floats, statistics: SlideStatistics, grid: TileGrid | None) -> tuple[Floats, Ints]:
+        """What the dictionary holds of embeddings (n, d): (n, d), and how many neighbours stand in each.
+
+        Args:
+            embeddings: as the backbone gave them.
+            statistics: of the slide.
+            grid: of the spots; None only where features do not need places.
+        """
+        none = np.zeros(len(embeddings), np.int64)
+        if not self.standardised:
+            return embeddings, none
+        if self.tuning is None:
+            return standardise(embeddings, statistics.mean, statistics.sd), none
+        if self.tuning.settings.standardise == "bank":
+            statistics = SlideStatistics.of(embeddings[:0], self.bank)
+        return self.tuning.features(standardise(embeddings, statistics.mean, statistics.sd), grid, self.bank)
+
+    def queries(self, features: Floats, y_init: Floats) -> Floats:
+        """(n, d + A) queries of features (n, d), from `features`, and first guesses (n, A)."""
+        return self.blocks.rows(features, y_init)
+
+    def references(self, options: SolveOptions) -> int:
+        """References per spot in the median that the strength is searched for."""
+        return options.wanted_references if self.tuning is None else self.tuning.settings.references
 
     def strength(self, options: SolveOptions, sample: Floats, seed: int) -> tuple[StrengthRule, FoundStrength | None]:
         """The strength asked for, or the one that gives the asked number of references on a slide's sample.
@@ -145,7 +185,8 @@ class QuerySpace:
             return StrengthRule(named.l1, named.l2), None
         chosen = np.sort(np.random.default_rng(seed).permutation(len(sample))[:SEARCH_QUERIES])
         found = self.solver.find_strength(
-            sample[chosen].T, active=options.wanted_references, l1_ratio=L1_RATIO, nonnegative=not options.signed
+            sample[chosen].T, active=self.references(options), nonnegative=not options.signed,
+            l1_ratio=L1_RATIO if self.tuning is None else self.tuning.settings.l1_ratio,
         )  # fmt: skip
         return found.rule, found
 

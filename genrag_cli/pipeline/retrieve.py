@@ -23,7 +23,9 @@ from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.provenance import about_inputs, about_search, about_solution
 from genrag_cli.pipeline.query import Query, query_features, query_slide
 from genrag_cli.pipeline.query_space import FEWEST_TILES, QuerySpace, SlideStatistics, bank_blocks
+from genrag_cli.pipeline.reported import describe_trust, describe_weights
 from genrag_cli.pipeline.solver import Solver
+from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.reconstruction import Presence, reconstruct
 from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
 from genrag_cli.slides import sample_rows
@@ -172,6 +174,7 @@ def retrieve_spots(
         () if taken is None else (taken.values, taken.genes, taken.scale),
         bank.fingerprint,
         solve_options,
+        "" if space.tuning is None else space.tuning.key,
         chosen,
         expression,
         run.seed,
@@ -190,16 +193,18 @@ def retrieve_spots(
         query, features, statistics, space, bank, backbone=backbone, foreign=foreign, taken=taken, target=target,
         seed=run.seed, listener=listener,
     )  # fmt: skip
-    queries = space.queries(features, statistics, y_init)
+    ready, n_context = space.features(features, statistics, grid)
+    queries = space.queries(ready, y_init)
     stands_for = queries
-    if query.own_sample and space.guessed is None and len(sample):
-        stands_for = space.queries(sample, statistics)  # only the head can guess for tiles that nobody asked for
+    if query.own_sample and space.guessed is None and len(sample) and not space.needs_places:
+        # Only the bank itself can guess for tiles that nobody asked for.
+        stands_for = space.queries(space.features(sample, statistics, None)[0], space.guess(sample, statistics, None))
     elif len(queries) > len(sample) > 0:
         stands_for = queries[sample_rows(grid, seed=run.seed)]
     strength, found = space.strength(solve_options, stands_for, run.seed)
     if found and not found.reached:
         listener.warn(
-            f"{slide_id}: no strength gives {solve_options.wanted_references} references in the median; "
+            f"{slide_id}: no strength gives {space.references(solve_options)} references in the median; "
             f"{found.median_active:g} is the most"
         )
     parts = Parts(target, fingerprint(key, strength, run.device), "codes")
@@ -207,7 +212,7 @@ def retrieve_spots(
     codes = _solve(space.solver, queries, strength, solve_options, parts, listener, slide_id)
     solve_s = round(time.monotonic() - began, 3)
     l1, l2 = strength.of(queries.T)
-    _warn_of_median(codes, solve_options, found, listener, slide_id)
+    _warn_of_median(codes, space.references(solve_options), found, listener, slide_id)
     about = {
         "generag_version": __version__,
         "argv": argv,
@@ -215,8 +220,9 @@ def retrieve_spots(
         **query.about,
         **about_inputs(grid, query.card, bank),
         **about_guess,
-        **about_solution(solve_options, strength, queries.T, codes),
+        **about_solution(solve_options, strength, queries.T, codes, omega=space.blocks.omega),
         **about_search(found, len(queries)),
+        **(space.tuning.provenance() if space.tuning else {"tuning": 0}),
         **space.solver.about(),
         "crop": bank.geometry.get("crop", "fov"),
         "slide_statistics": statistics.source,
@@ -228,6 +234,7 @@ def retrieve_spots(
         "python": platform.python_version(),
     }
     morphology, anchor = space.solver.residuals(queries, codes, space.dim)
+    obs, obsm, patients = describe_weights(codes, bank)
     prediction = Prediction(
         grid=grid,
         codes=codes,
@@ -238,11 +245,18 @@ def retrieve_spots(
         scale=space.scale,
         spot_um=bank.geometry["spot_um"],
         about=about,
-        obs={keys.MORPHOLOGY_RESIDUAL: morphology, keys.ANCHOR_RESIDUAL: anchor, keys.L1: l1, keys.L2: l2},
-        var=describe_genes(bank, chosen, space.scale, space.anchors.genes),
+        obs={
+            keys.MORPHOLOGY_RESIDUAL: morphology, keys.ANCHOR_RESIDUAL: anchor, keys.L1: l1, keys.L2: l2, **obs,
+            **describe_trust(space, morphology, anchor, n_context),
+        },
+        obsm=obsm | ({} if space.tuning is None else {keys.COMPONENTS: space.tuning.basis.scores(ready)}),
+        bank_patients=patients,
+        var=describe_genes(bank, chosen, space.scale, space.anchors.genes, space.tuning),
         thumbnail=query.thumbnail(),
     )
-    write_expression(target, prediction, bank, chosen, centred=space.standardised, listener=listener)
+    write_expression(
+        target, prediction, bank, chosen, centred=space.standardised, tuning=space.tuning, listener=listener
+    )
     parts.clear()
     forget_guess(target)
     n_stalled = int((codes.status != "solved").sum())
@@ -280,15 +294,17 @@ def strength_of(path: Path, options: SolveOptions, *, backbone: str, first_guess
 
 
 def write_expression(
-    target: Path, prediction: Prediction, bank: Bank, chosen: Ints, *, centred: bool, listener: Listener
-) -> None:
+    target: Path, prediction: Prediction, bank: Bank, chosen: Ints, *, centred: bool, tuning: Tuning | None,
+    listener: Listener,
+) -> None:  # fmt: skip
     """Reconstructs the chosen genes block by block into a file that appears when it is whole; says what is missing."""
     scale = prediction.scale
     mean = bank.derived[f"genes/{scale.name}/mean"][chosen]
     section_of = np.repeat(np.arange(len(bank.sections)), [section["n_spots"] for section in bank.sections])
     presence = Presence.of(bank.measured[:, chosen], section_of, mean)
     walk, centre = bank_blocks(bank, chosen, scale), mean if centred else None
-    blocks = reconstruct(prediction.codes, walk, len(chosen), centre, presence)
+    blend = None if tuning is None else tuning.blend(prediction.obsm[keys.COMPONENTS], bank, chosen)
+    blocks = reconstruct(prediction.codes, walk, len(chosen), centre, presence, blend)
     total, n_missing = len(prediction.grid), 0
 
     def watched() -> Any:
@@ -354,11 +370,11 @@ def _solve(
 
 
 def _warn_of_median(
-    codes: SparseCodes, options: SolveOptions, found: FoundStrength | None, listener: Listener, slide_id: str
+    codes: SparseCodes, wanted: int, found: FoundStrength | None, listener: Listener, slide_id: str
 ) -> None:
     """Says where the search missed what was asked by more than a tenth."""
     if not len(codes):
         return
-    median, wanted = float(np.median(codes.n_active)), options.wanted_references
+    median = float(np.median(codes.n_active))
     if found and found.reached and len(codes) >= FEWEST_TILES and abs(median - wanted) > 0.1 * wanted:
         listener.warn(f"{slide_id}: {wanted} references in the median were asked, the strength found gives {median:g}")

@@ -225,7 +225,7 @@ def read_version(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
     Raises:
         BankError: where the file is missing or damaged.
     """
-    return {**read_about(folder / entry["file"]), **entry}
+    return {**read_about(folder / entry["file"]), **{k: v for k, v in entry.items() if k != "tunings"}}
 
 
 def read_embeddings(folder: Path, entry: dict[str, Any], backbone: str) -> Floats:
@@ -311,7 +311,8 @@ def verify_bank(folder: Path) -> list[str]:
     files = [manifest["genes_file"], *manifest["sections"]]
     files += [s["thumbnails"] for s in manifest["sections"] if s.get("thumbnails")]
     for entry in manifest["backbones"].values():
-        files += [*entry["sections"].values(), *(v for v in entry["versions"] if not v.get("withdrawn"))]
+        used = [v for v in entry["versions"] if not v.get("withdrawn")]
+        files += [*entry["sections"].values(), *used, *(t for v in used for t in v.get("tunings", []))]
         files += [entry["predicts"]] if entry.get("predicts") else []
     wrong = [f"{file} was taken out and still waits to be deleted" for file in manifest.get("leaving", [])]
     changed = set()

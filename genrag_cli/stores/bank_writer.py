@@ -250,6 +250,12 @@ class BankWriter:
         versions.append({"version": number, **self._identify(file), **sizes, **short})
         self._save()
 
+    def enter_tuning(self, backbone: str, version: int, file: str, key: str) -> None:
+        """Enters a file of tuned settings with a version; see `tunings`."""
+        entry = self.manifest["backbones"][backbone]["versions"][version - 1]
+        entry.setdefault("tunings", []).append({**self._identify(file), "key": key})
+        self._save()
+
     def remove_sections(self, names: Sequence[str]) -> None:
         """Takes sections out for good: their entries, then their files, and the versions that were made with them.
 
@@ -286,7 +292,7 @@ class BankWriter:
         if not (gone := [n for n in used if n in names]):
             return []
         version |= {"withdrawn": gone, "left": [n for n in used if n not in names]}
-        return [version["file"]]
+        return [version["file"], *(t["file"] for t in version.pop("tunings", []))]
 
     def _delete_leaving(self) -> None:
         if "leaving" not in self.manifest:

@@ -80,6 +80,22 @@ THUMBNAILS = (
 """`thumbnails/NAME.zarr.zip`, where a bank keeps them; its attribute `spots` (n) names the spots in order."""
 
 
+TUNING = (
+    Element("basis/centre", "f", ("d",), "subtracted from features"),
+    Element("basis/directions", "f", ("d", "p"), "principal directions of features"),
+    Element("regression/coef", "f", ("p + 1", "G"), "of every gene on scores; the last row is the value at the centre"),
+    Element("anchors/centre", "f", ("A",), "subtracted from anchors, in the scale of the anchor block"),
+    Element("anchors/scale", "f", ("A",), "what anchors are then multiplied by"),
+    Element("genes/expected_pcc", "f", ("G",), "correlation on sections left out; NaN where undefined"),
+    Element("genes/q_value", "f", ("G",), "of that correlation against turned sections"),
+    Element("genes/low", "f", ("G",), "lower end of the interval, less the prediction"),
+    Element("genes/high", "f", ("G",), "upper end"),
+    Element("spots/morphology", "f", ("q",), "quantiles of the residual of spots left out"),
+    Element("spots/anchor", "f", ("q",), "quantiles of the residual of spots left out"),
+)
+"""`derived/BACKBONE.vK.tJ.zarr.zip`: tuned settings; its attributes are the settings, the folds, all that was tried."""
+
+
 def section_file(name: str) -> str:
     """Where the store of a section stands within a bank."""
     return f"sections/{name}.zarr.zip"
@@ -98,6 +114,11 @@ def embedding_file(backbone: str, name: str) -> str:
 def statistic_column(scale: str, statistic: str) -> str:
     """Column of a section's `var` that holds a statistic of every gene in a scale."""
     return f"{scale}_{statistic}"
+
+
+def tuning_file(backbone: str, version: int, number: int) -> str:
+    """Where tuned settings of a version stand within a bank."""
+    return f"derived/{file_word(backbone)}.v{version}.t{number}.zarr.zip"
 
 
 def predicts_file(backbone: str) -> str:

@@ -1,0 +1,171 @@
+"""Choosing settings by folds: one step at a time, each from the best so far, with strengths along a warm path.
+
+The score of a setting on a section left out is the mean of the project's PCC-k (core 10, 50, 300; global 10, 50, 300,
+1000, 5000; those that the panels are large enough for). Sections count equally within a fold, folds equally.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from genrag_cli.errors import GeneragError
+from genrag_cli.evaluation.metrics import pcc_k, pearson_per_gene
+from genrag_cli.pipeline.tuning.data import BankData
+from genrag_cli.pipeline.tuning.model import STEPS, Fit, Parts, Retriever, fit
+from genrag_cli.pipeline.tuning.settings import Settings
+from genrag_cli.types import Floats, Ints
+
+CORE_KS, GLOBAL_KS = (10, 50, 300), (10, 50, 300, 1000, 5000)
+SHARES = (0.5, 0.25, 0.75, 1.0)
+"""Of the references; 0 would be the regression alone, of which no value can be traced."""
+MARGIN = 0.001
+"""By how much a setting must score better to take the place of one that is nearer to the default."""
+QUERY_SPOTS, SECTION_SPOTS, FEWEST_SPOTS = 3000, 600, 10
+"""Spots that settings are judged on at most, of them from one section, and at least for a correlation to be taken."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One setting and what it scored."""
+
+    stage: str
+    settings: Settings
+    score: float
+    by_fold: tuple[float, ...]
+    references: float
+    """Median number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One fold: who trains, and the groups of spots (of one section each) that are asked about."""
+
+    train: Ints
+    asked: tuple[Ints, ...]
+
+
+STAGES: tuple[tuple[str, Callable[[Settings], list[dict[str, Any]]]], ...] = (
+    ("context", lambda _: [{"context": c} for c in (0.0, 0.5, 0.7)]),
+    ("omega", lambda _: [{"omega": o} for o in (0.0, 0.25, 0.5, 0.75, 1.0)]),
+    ("l1_ratio", lambda _: [{"l1_ratio": r} for r in (0.9, 0.5, 0.99)]),
+    ("preparation", lambda _: [{}, {"centred": False}, {"spread": False}, {"anchor_scale": "cp10k"},
+                               {"standardise": "bank"}]),
+)  # fmt: skip
+"""What is varied, one after the other; the first of a stage's list that is the present setting is not solved again."""
+
+
+def make_splits(data: BankData, folds: Ints, *, seed: int = 0, most: int = QUERY_SPOTS) -> list[Split]:
+    """Folds as splits, with a seeded choice of spots to ask about: whole sections as far as they go.
+
+    Args:
+        data: the bank.
+        folds: (n,) number of the fold of each spot.
+        seed: of the choice.
+        most: spots asked about over all folds.
+
+    Raises:
+        GeneragError: where no fold has a section with enough spots.
+    """
+    rng, n_folds = np.random.default_rng(seed), int(folds.max()) + 1
+    splits = []
+    for fold in range(n_folds):
+        own = np.flatnonzero(folds == fold)
+        asked: list[Ints] = []
+        left = most // n_folds
+        for section in rng.permutation(np.unique(data.section_of[own])):
+            rows = own[data.section_of[own] == section]
+            rows = np.sort(rng.permutation(rows)[: min(SECTION_SPOTS, left)])
+            if len(rows) >= FEWEST_SPOTS:
+                asked.append(rows)
+                left -= len(rows)
+        if asked:
+            splits.append(Split(np.flatnonzero(folds != fold), tuple(sorted(asked, key=lambda r: int(r[0])))))
+    if len(splits) < 2:
+        raise GeneragError(
+            f"the bank has {len(splits)} folds with {FEWEST_SPOTS} spots or more of one section; two are needed",
+            "Add sections, or leave the settings as they are.",
+        )
+    return splits
+
+
+def search(
+    data: BankData, splits: Sequence[Split], start: Settings, tell: Callable[[str], None]
+) -> tuple[Tried, list[Tried]]:
+    """The best setting, and all that were tried.
+
+    Args:
+        data: the bank.
+        splits: the folds.
+        start: where to begin.
+        tell: told each stage.
+    """
+    tried: list[Tried] = []
+    best: Tried | None = None
+    for stage, vary in STAGES:
+        now = start if best is None else best.settings
+        candidates: list[Settings] = []
+        for change in vary(now):
+            candidate = dataclasses.replace(now, **change)
+            if candidate not in candidates and (best is None or candidate != now):
+                candidates.append(candidate)
+        # The first stage tries several numbers of references; later ones those around the number that was best.
+        for found in try_settings(data, splits, stage, candidates):
+            tried.append(found)
+            if best is None or found.score > best.score + MARGIN:
+                best = found
+        assert best is not None
+        tell(f"{stage}: best {best.score:.4f}")
+    assert best is not None
+    return best, tried
+
+
+def try_settings(
+    data: BankData, splits: Sequence[Split], stage: str, candidates: Sequence[Settings]
+) -> Iterator[Tried]:
+    """Scores settings over all folds, each at several numbers of references and every share of them."""
+    grouped: dict[tuple[float, str], list[Settings]] = {}
+    for candidate in candidates:
+        grouped.setdefault(candidate.features, []).append(candidate)
+    for group in grouped.values():
+        # Fold by fold, so that one regression at a time is held.
+        found: dict[tuple[Settings, int], list[tuple[Fit, list[Parts]]]] = {}
+        for part in splits:
+            fitted = fit(data, group[0], part.train)
+            for settings in group:
+                retriever = Retriever.of(fitted, settings)
+                answers = [retriever.ask(rows, STEPS) for rows in part.asked]
+                for step in range(len(STEPS)):
+                    pieces = [retriever.parts(rows, a[step]) for rows, a in zip(part.asked, answers, strict=True)]
+                    found.setdefault((settings, step), []).append((fitted, pieces))
+        for (settings, _), over_folds in found.items():
+            yield from judge(stage, settings, over_folds)
+
+
+def judge(stage: str, settings: Settings, over_folds: list[tuple[Fit, list[Parts]]]) -> Iterator[Tried]:
+    """Scores one setting at every share of the references."""
+    references = float(np.median([p.references for _, parts in over_folds for p in parts]))
+    for share in SHARES:
+        by_fold = tuple(
+            float(np.mean([score(fitted, p.predict(share), p.truth) for p in parts])) for fitted, parts in over_folds
+        )
+        used = dataclasses.replace(settings, references=max(1, round(references)), share=share)
+        yield Tried(stage, used, float(np.mean(by_fold)), by_fold, references)
+
+
+def score(fitted: Fit, prediction: Floats, truth: Floats) -> float:
+    """The mean of the project's PCC-k on one section."""
+    return float(np.mean(list(scores_of(fitted, prediction, truth).values())))
+
+
+def scores_of(fitted: Fit, prediction: Floats, truth: Floats) -> dict[str, float]:
+    """`core 10`, ... `global 5000`: those that the panels are large enough for, else the mean over all genes."""
+    out: dict[str, float] = {}
+    for panel, places, ks in (("core", fitted.core, CORE_KS), ("global", fitted.wide, GLOBAL_KS)):
+        r = pearson_per_gene(prediction[:, places], truth[:, places])
+        for k in [k for k in ks if k <= len(places)] or [len(places)]:
+            value = pcc_k(r, k, allow_short=True).value if k else None
+            out[f"{panel} {k}"] = 0.0 if value is None else value
+    return out
