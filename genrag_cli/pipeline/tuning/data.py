@@ -3,6 +3,7 @@
 Large banks are drawn down to an even share of each section. Nothing here is chosen by looking at expression.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from genrag_cli.backbones.context import REACH, mix_neighbours
 from genrag_cli.backbones.folds import fold_groups
 from genrag_cli.backbones.regression import number_folds
-from genrag_cli.errors import UsageError
+from genrag_cli.errors import GeneragError, UsageError
 from genrag_cli.genes.align import columns
 from genrag_cli.genes.moments import GeneStatistics, pool_statistics
 from genrag_cli.genes.panels import N_GLOBAL, global_panel
@@ -20,7 +21,7 @@ from genrag_cli.genes.scales import to_scale
 from genrag_cli.pipeline.anchors import AnchorOptions, choose_anchors, stored_statistics
 from genrag_cli.pipeline.derive import measure_spread, sample_rows
 from genrag_cli.pipeline.options import FoldsBy
-from genrag_cli.pipeline.tuning.settings import Settings
+from genrag_cli.pipeline.tuning.settings import CP10K, Settings
 from genrag_cli.retrieval.dictionary import standardise
 from genrag_cli.stores.bank import Bank, SectionReader
 from genrag_cli.types import LOG1P_CP10K, Doubles, Floats, Ints, Listener, Scale, Strings
@@ -40,14 +41,15 @@ class BankData:
     section_of: Ints
     """(n,) by number."""
     expression: Any
-    """CSR (n, G) log1p of counts per 10,000."""
+    """CSR (n, G) in `scale`."""
+    scale: Scale
     common: NDArray[np.bool_]
     """(G,) genes that every section measured."""
     cache: dict[Any, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(bank: Bank, most: int = TUNE_SPOTS) -> "BankData":
-        """Reads a bank."""
+    def of(bank: Bank, most: int = TUNE_SPOTS, scale: Scale = LOG1P_CP10K) -> "BankData":
+        """Reads a bank, at most so many spots of it, in a scale."""
         import scipy.sparse as sp
 
         sections = tuple(SectionReader.open(bank.folder, entry) for entry in bank.sections)
@@ -55,7 +57,7 @@ class BankData:
         parts = [to_scale(s.counts()[r], s.totals[r], LOG1P_CP10K) for s, r in zip(sections, rows, strict=True)]
         return BankData(
             bank, sections, rows, np.repeat(np.arange(len(sections)), [len(r) for r in rows]),
-            sp.vstack(parts, format="csr"), np.asarray(bank.measured.all(axis=0)),
+            sp.vstack(parts, format="csr"), scale, np.asarray(bank.measured.all(axis=0)),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -80,34 +82,42 @@ class BankData:
         """(n, 2) of the spots here, in level-0 px of their own slides."""
         return np.concatenate([s.centres[r] for s, r in zip(self.sections, self.rows, strict=True)])
 
-    def features(self, settings: Settings) -> Floats:
-        """(n, d) as `prepare_section` makes them, of unit mean square over the spots here."""
-        key = ("features", settings.features)
+    def features(self, settings: Settings, train: Ints) -> tuple[Floats, float]:
+        """Features (n, d) of all spots here, and what brought those of the training spots to a mean square of 1."""
+        whole = settings.standardise == "bank"
+        key = ("features", settings.features, train.tobytes() if whole else b"")
         if key not in self.cache:
-            self.cache.clear()  # one at a time: they are the largest thing here
-            parts = [part[rows] for part, rows in zip(bank_features(self.bank, settings), self.rows, strict=True)]
-            values = np.concatenate(parts)
-            scale = unit_scale(values)
-            self.cache[key] = (values * np.float32(scale), scale)
-        found: Floats = self.cache[key][0]
+            self.cache.pop(self.cache.get("newest"), None)  # one at a time: they are the largest thing here
+            spread = self._pooled_spread(np.unique(self.section_of[train])) if whole else None
+            parts = section_features(self.bank, settings, spread)
+            self.cache[key] = np.concatenate([p[rows] for p, rows in zip(parts, self.rows, strict=True)])
+            self.cache["newest"] = key
+        values: Floats = self.cache[key]
+        scale = unit_scale(values[train])
+        return values * np.float32(scale), scale
+
+    def raw(self, rows: Ints) -> Floats:
+        """(r, d) embeddings as the backbone gave them."""
+        if "raw" not in self.cache:
+            self.cache["raw"] = np.concatenate(
+                [values[r] for values, r in zip(self.bank.embeddings, self.rows, strict=True)]
+            )
+        found: Floats = self.cache["raw"][rows]
         return found
 
-    def feature_scale(self, settings: Settings) -> float:
-        """What `features` multiplied by, so that their mean square is 1."""
-        self.features(settings)
-        return float(self.cache["features", settings.features][1])
+    def _pooled_spread(self, sections: Ints) -> tuple[Doubles, Doubles]:
+        """Mean and sd (d,) over all spots of some sections."""
+        chosen = [values for i, values in enumerate(self.bank.embeddings) if i in sections]
+        return measure_spread(np.concatenate(chosen))
 
     def anchors_in(self, genes: Ints, scale: Scale, rows: Ints) -> Floats:
-        """(r, A) measured expression of some genes at some spots in a scale."""
-        if scale == LOG1P_CP10K:
-            return np.asarray(self.expression[rows][:, genes].toarray(), np.float32)
-        key = ("scaled", scale.name)
-        if key not in self.cache:
-            import scipy.sparse as sp
-
-            parts = [to_scale(s.counts()[r], s.totals[r], scale) for s, r in zip(self.sections, self.rows, strict=True)]
-            self.cache[key] = sp.vstack(parts, format="csr")
-        return np.asarray(self.cache[key][rows][:, genes].toarray(), np.float32)
+        """(r, A) measured expression of some genes at some spots, in the scale of the data or without its logarithm."""
+        values = np.asarray(self.expression[rows][:, genes].toarray(), np.float32)
+        if scale == self.scale:
+            return values
+        if (self.scale, scale) != (LOG1P_CP10K, CP10K):
+            raise GeneragError(f"anchors in scale {scale.name} asked, expression is in {self.scale.name}")
+        return np.expm1(values)
 
     def panels(self, among: Ints) -> tuple[Ints, Ints, GeneStatistics]:
         """Core and global panel of some sections alone, and the statistics of their genes.
@@ -116,7 +126,7 @@ class BankData:
             among: sections by number.
         """
         chosen = [self.sections[i] for i in among]
-        statistics = pool_statistics(stored_statistics(chosen, LOG1P_CP10K))
+        statistics = pool_statistics(stored_statistics(chosen, self.scale))
         options = AnchorOptions.recall(self.bank.version["recipe"])
         names, _ = choose_anchors(self.bank.genes, chosen, options, Listener(), among=self._predicted())
         wide = global_panel(statistics, N_GLOBAL)
@@ -128,15 +138,19 @@ class BankData:
         return read_predicted(self.bank.folder, self.bank.manifest["backbones"][self.bank.backbone])
 
 
-def bank_features(bank: Bank, settings: Settings) -> Any:
-    """(n, d) of every section in turn: standardised, with its neighbours mixed in; not scaled."""
-    derived = bank.derived
+def section_features(bank: Bank, settings: Settings, spread: tuple[Doubles, Doubles] | None = None) -> Iterator[Floats]:
+    """(n, d) of every section in turn: standardised, with its neighbours mixed in; not scaled.
+
+    Args:
+        bank: opened.
+        settings: which say how.
+        spread: mean and sd (d,) of the bank, where they standardise; None: the bank's own.
+    """
     for entry, values in zip(bank.sections, bank.embeddings, strict=True):
-        mean, sd = (
-            measure_spread(values)
-            if settings.standardise == "section"
-            else (derived["features/mean"], derived["features/sd"])
-        )
+        if settings.standardise == "section":
+            mean, sd = measure_spread(values)
+        else:
+            mean, sd = spread or (bank.derived["features/mean"], bank.derived["features/sd"])
         ready = standardise(values, mean, sd)
         if settings.context:
             section = SectionReader.open(bank.folder, entry)

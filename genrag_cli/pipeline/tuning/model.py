@@ -10,14 +10,17 @@ from genrag_cli.backbones.folds import fold_groups
 from genrag_cli.backbones.regression import Basis, Regression, number_folds, regress
 from genrag_cli.pipeline.tuning.data import BankData
 from genrag_cli.pipeline.tuning.settings import Settings, to_anchor_scale
+from genrag_cli.retrieval.objective import Strength
 from genrag_cli.retrieval.residuals import block_residuals
 from genrag_cli.retrieval.scan import Scan
-from genrag_cli.retrieval.solve import prepare
+from genrag_cli.retrieval.solve import prepare, solve
 from genrag_cli.retrieval.strength import find_strength, solve_path
 from genrag_cli.types import Doubles, Floats, Ints, SparseCodes
 
 SEARCHED_ON = 160
 """Spots of a section on which a number of references is searched, as for a slide."""
+ROUGHLY_ON = 48
+"""The same while settings are compared: there the number that comes out is what counts."""
 STEPS = (2.0, 1.0, 0.5)
 """Strengths beside the one that gives the settings' number of references, strongest first."""
 
@@ -29,6 +32,8 @@ class Fit:
     data: BankData
     features: Floats
     """(n, d) of all spots of the bank's data."""
+    feature_scale: float
+    """What brought those of the training spots to a mean square of 1."""
     train: Ints
     """Rows that it was fitted to."""
     genes: Ints
@@ -83,7 +88,7 @@ def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = No
         train: rows of its spots.
         genes: to predict; None: core and global panel of the training sections.
     """
-    features = data.features(settings)
+    features, scale = data.features(settings, train)
     core, wide, statistics = data.panels(np.unique(data.section_of[train]))
     chosen = np.union1d(core, wide) if genes is None else np.union1d(genes, core)
     section_of, centres = data.section_of[train], data.centres()[train]
@@ -93,7 +98,7 @@ def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = No
     places = np.searchsorted(chosen, core)
     judged = np.searchsorted(chosen, np.intersect1d(chosen, np.union1d(core, wide)))
     return Fit(
-        data=data, features=features, train=train, genes=chosen, anchors=core, core=places,
+        data=data, features=features, feature_scale=scale, train=train, genes=chosen, anchors=core, core=places,
         wide=np.searchsorted(chosen, np.intersect1d(wide, chosen)), mean=statistics.mean[chosen], basis=basis,
         scores=scores,
         regression=regress(scores, data.expression[train][:, chosen], number_folds(labels), judged=judged), rule=rule,
@@ -118,7 +123,7 @@ class Retriever:
         measured = data.anchors_in(fitted.anchors, settings.anchors_in, train)
         wide = measured.astype(np.float64)
         guesses = to_anchor_scale(fitted.guesses, settings)
-        features = fitted.features[train]
+        features = fitted.features[train] if not settings.published else data.raw(train)
         blocks = settings.blocks(features.shape[1], wide.mean(axis=0), wide.std(axis=0), guesses.std(axis=0))
         rows = blocks.rows(features, measured)
         return Retriever(
@@ -127,20 +132,26 @@ class Retriever:
 
     def queries(self, rows: Ints) -> Floats:
         """(r, d + A) of spots of the bank's data."""
-        features = self.fit.features[rows]
-        guess = self.fit.regression.predict(self.fit.basis.scores(features), self.fit.core)
+        guess = self.fit.regression.predict(self.fit.basis.scores(self.fit.features[rows]), self.fit.core)
+        features = self.fit.features[rows] if not self.settings.published else self.fit.data.raw(rows)
         return np.asarray(self.blocks.rows(features, to_anchor_scale(guess, self.settings)), np.float32)
 
-    def ask(self, rows: Ints, steps: Sequence[float] = (1.0,), *, gap: float = 1e-3) -> list[SparseCodes]:
+    def ask(
+        self, rows: Ints, steps: Sequence[float] = (1.0,), *, gap: float = 1e-4, searched_on: int = SEARCHED_ON
+    ) -> list[SparseCodes]:
         """Codes of spots of one section at the strength that gives the wanted references, and at multiples of it.
 
         Args:
             rows: of the bank's data.
             steps: multiples, strongest first.
             gap: relative duality gap.
+            searched_on: spots at most on which the strength is searched.
         """
         queries = self.queries(rows)
-        chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:SEARCHED_ON])
+        if self.settings.alpha is not None:
+            named = Strength.from_code(self.settings.alpha, self.settings.l1_ratio, self.scan.atoms.m)
+            return [solve(self.scan, queries.T, l1=named.l1 * s, l2=named.l2 * s, gap=gap) for s in steps]
+        chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:searched_on])
         rule = find_strength(
             self.scan, queries[chosen].T, active=self.settings.references, l1_ratio=self.settings.l1_ratio
         ).rule
@@ -158,7 +169,9 @@ class Retriever:
         return Parts(
             rows=rows,
             regression=fitted.regression.predict(scores),
-            retrieval=np.asarray(plain + np.outer(1 - total, fitted.mean), np.float32),
+            retrieval=np.asarray(
+                plain if self.settings.published else plain + np.outer(1 - total, fitted.mean), np.float32
+            ),
             truth=np.asarray(fitted.data.expression[rows][:, fitted.genes].toarray(), np.float32),
             references=float(np.median(codes.n_active)) if len(codes) else 0.0,
             codes=codes,

@@ -14,7 +14,7 @@ import numpy as np
 from genrag_cli.errors import GeneragError
 from genrag_cli.evaluation.metrics import pcc_k, pearson_per_gene
 from genrag_cli.pipeline.tuning.data import BankData
-from genrag_cli.pipeline.tuning.model import STEPS, Fit, Parts, Retriever, fit
+from genrag_cli.pipeline.tuning.model import ROUGHLY_ON, STEPS, Fit, Parts, Retriever, fit
 from genrag_cli.pipeline.tuning.settings import Settings
 from genrag_cli.types import Floats, Ints
 
@@ -47,9 +47,12 @@ class Split:
     asked: tuple[Ints, ...]
 
 
+OMEGAS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Both halves of a query always speak, so that both residuals of a spot are known."""
+
 STAGES: tuple[tuple[str, Callable[[Settings], list[dict[str, Any]]]], ...] = (
     ("context", lambda _: [{"context": c} for c in (0.0, 0.5, 0.7)]),
-    ("omega", lambda _: [{"omega": o} for o in (0.0, 0.25, 0.5, 0.75, 1.0)]),
+    ("omega", lambda _: [{"omega": o} for o in OMEGAS]),
     ("l1_ratio", lambda _: [{"l1_ratio": r} for r in (0.9, 0.5, 0.99)]),
     ("preparation", lambda _: [{}, {"centred": False}, {"spread": False}, {"anchor_scale": "cp10k"},
                                {"standardise": "bank"}]),
@@ -57,12 +60,17 @@ STAGES: tuple[tuple[str, Callable[[Settings], list[dict[str, Any]]]], ...] = (
 """What is varied, one after the other; the first of a stage's list that is the present setting is not solved again."""
 
 
-def make_splits(data: BankData, folds: Ints, *, seed: int = 0, most: int = QUERY_SPOTS) -> list[Split]:
+PATHS = ("context", "omega")
+"""Stages in which every setting goes over several numbers of references, around the number that is best so far."""
+
+
+def make_splits(data: BankData, rows: Ints, folds: Ints, *, seed: int = 0, most: int = QUERY_SPOTS) -> list[Split]:
     """Folds as splits, with a seeded choice of spots to ask about: whole sections as far as they go.
 
     Args:
         data: the bank.
-        folds: (n,) number of the fold of each spot.
+        rows: (r,) spots that take part.
+        folds: (r,) number of the fold of each.
         seed: of the choice.
         most: spots asked about over all folds.
 
@@ -72,17 +80,17 @@ def make_splits(data: BankData, folds: Ints, *, seed: int = 0, most: int = QUERY
     rng, n_folds = np.random.default_rng(seed), int(folds.max()) + 1
     splits = []
     for fold in range(n_folds):
-        own = np.flatnonzero(folds == fold)
+        own = rows[folds == fold]
         asked: list[Ints] = []
         left = most // n_folds
         for section in rng.permutation(np.unique(data.section_of[own])):
-            rows = own[data.section_of[own] == section]
-            rows = np.sort(rng.permutation(rows)[: min(SECTION_SPOTS, left)])
-            if len(rows) >= FEWEST_SPOTS:
-                asked.append(rows)
-                left -= len(rows)
+            here = own[data.section_of[own] == section]
+            here = np.sort(rng.permutation(here)[: min(SECTION_SPOTS, left)])
+            if len(here) >= FEWEST_SPOTS:
+                asked.append(here)
+                left -= len(here)
         if asked:
-            splits.append(Split(np.flatnonzero(folds != fold), tuple(sorted(asked, key=lambda r: int(r[0])))))
+            splits.append(Split(rows[folds != fold], tuple(sorted(asked, key=lambda r: int(r[0])))))
     if len(splits) < 2:
         raise GeneragError(
             f"the bank has {len(splits)} folds with {FEWEST_SPOTS} spots or more of one section; two are needed",
@@ -111,8 +119,7 @@ def search(
             candidate = dataclasses.replace(now, **change)
             if candidate not in candidates and (best is None or candidate != now):
                 candidates.append(candidate)
-        # The first stage tries several numbers of references; later ones those around the number that was best.
-        for found in try_settings(data, splits, stage, candidates):
+        for found in try_settings(data, splits, stage, candidates, STEPS if stage in PATHS else (1.0,)):
             tried.append(found)
             if best is None or found.score > best.score + MARGIN:
                 best = found
@@ -123,7 +130,7 @@ def search(
 
 
 def try_settings(
-    data: BankData, splits: Sequence[Split], stage: str, candidates: Sequence[Settings]
+    data: BankData, splits: Sequence[Split], stage: str, candidates: Sequence[Settings], steps: Sequence[float]
 ) -> Iterator[Tried]:
     """Scores settings over all folds, each at several numbers of references and every share of them."""
     grouped: dict[tuple[float, str], list[Settings]] = {}
@@ -136,8 +143,8 @@ def try_settings(
             fitted = fit(data, group[0], part.train)
             for settings in group:
                 retriever = Retriever.of(fitted, settings)
-                answers = [retriever.ask(rows, STEPS) for rows in part.asked]
-                for step in range(len(STEPS)):
+                answers = [retriever.ask(rows, steps, gap=1e-3, searched_on=ROUGHLY_ON) for rows in part.asked]
+                for step in range(len(steps)):
                     pieces = [retriever.parts(rows, a[step]) for rows, a in zip(part.asked, answers, strict=True)]
                     found.setdefault((settings, step), []).append((fitted, pieces))
         for (settings, _), over_folds in found.items():

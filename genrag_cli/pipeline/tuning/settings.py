@@ -8,9 +8,10 @@ import numpy as np
 
 from genrag_cli.errors import UsageError
 from genrag_cli.retrieval.dictionary import Blocks, floor_sd
-from genrag_cli.types import LOG1P_CP10K, Doubles, Floats, Scale
+from genrag_cli.types import COUNTS, LOG1P_CP10K, Doubles, Floats, Scale
 
 CP10K = Scale(library="all", size_factor=1e4)
+"""Counts per 10,000 of all genes, without a logarithm."""
 Standardise = Literal["section", "bank"]
 
 
@@ -38,6 +39,11 @@ class Settings:
     share: float = 1.0
     """Of the references in a value; the rest is the regression's: (1 - share) h(x) + share (mu + sum a (y - mu))."""
 
+    alpha: float | None = None
+    """The published code's strength, which names one instead of a number of references."""
+    published: bool = False
+    """Preset `paper`: raw counts and raw embeddings as they are, y = sum a y."""
+
     def __post_init__(self) -> None:
         shares = (self.context, self.omega, self.share)
         if not all(0 <= v <= 1 for v in shares) or not 0 < self.l1_ratio <= 1 or self.references < 1:
@@ -51,10 +57,12 @@ class Settings:
     @property
     def anchors_in(self) -> Scale:
         """The scale of the anchor block."""
-        return {"log1p_cp10k": LOG1P_CP10K, "cp10k": CP10K}[self.anchor_scale]
+        return {"log1p_cp10k": LOG1P_CP10K, "cp10k": CP10K, "counts": COUNTS}[self.anchor_scale]
 
     def blocks(self, dim: int, mean: Doubles, sd: Doubles, guess_sd: Doubles) -> Blocks:
         """How rows are weighed: `mean`, `sd`, `guess_sd` (A,) of measured anchors and of first guesses in the bank."""
+        if self.published:
+            return Blocks.as_published(self.omega, len(mean))
         centre = mean if self.centred else np.zeros_like(mean)
         return Blocks.balanced(self.omega, dim, centre, sd, guess_sd if self.spread else floor_sd(sd))
 
@@ -66,6 +74,10 @@ class Settings:
     def recall(words: dict[str, Any]) -> "Settings":
         """From `words`."""
         return Settings(**words)
+
+
+PAPER = Settings(omega=0.75, alpha=0.01, anchor_scale="counts", centred=False, spread=False, published=True)
+"""Preset `paper`."""
 
 
 def describe(settings: Settings) -> str:
@@ -82,4 +94,4 @@ def describe(settings: Settings) -> str:
 
 def to_anchor_scale(guess: Floats, settings: Settings) -> Floats:
     """First guesses, made in log1p_cp10k, in the scale of the anchor block."""
-    return guess if settings.anchors_in == LOG1P_CP10K else np.expm1(np.maximum(guess, 0)).astype(np.float32)
+    return guess if settings.anchors_in != CP10K else np.expm1(np.maximum(guess, 0)).astype(np.float32)

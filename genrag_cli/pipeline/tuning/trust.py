@@ -76,7 +76,7 @@ def assess(data: BankData, splits: Sequence[Split], settings: Settings, seed: in
         retriever = Retriever.of(fitted, settings)
         r, null, scores = [], [], []
         for rows in part.asked:
-            (codes,) = retriever.ask(rows, gap=1e-4)
+            (codes,) = retriever.ask(rows)
             found = retriever.parts(rows, codes)
             predicted = found.predict(settings.share)
             r.append(pearson_per_gene(predicted, found.truth))

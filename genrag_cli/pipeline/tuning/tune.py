@@ -74,7 +74,7 @@ def find_tuning(bank: Bank, *, by: FoldsBy, seed: int, listener: Listener) -> Tu
     data = BankData.of(bank)
     everything = np.arange(len(data))
     folds, rule = split(data, everything, by)
-    splits = make_splits(data, folds, seed=seed)
+    splits = make_splits(data, everything, folds, seed=seed)
     n_asked = sum(len(rows) for part in splits for rows in part.asked)
     listener.say(f"{bank.folder}: folds by {_words(rule)}: {len(splits)}; settings are judged on {n_asked} spots")
     done = 0
@@ -91,7 +91,7 @@ def find_tuning(bank: Bank, *, by: FoldsBy, seed: int, listener: Listener) -> Tu
     about = {
         "key": tuning_key(bank, by, seed), "settings": best.settings.words(), "score": best.score, "rule": rule,
         "by": by, "n_folds": len(splits), "n_asked": n_asked, "seed": seed,
-        "feature_scale": data.feature_scale(best.settings), "regression_strength": fitted.regression.strength,
+        "feature_scale": fitted.feature_scale, "regression_strength": fitted.regression.strength,
         "folds": [sorted({str(data.names[data.section_of[rows[0]]]) for rows in s.asked}) for s in splits],
         "tried": [record(t) for t in tried], "scores": trust.scores, "sections": trust.sections,
         "n_out_of_fold": trust.n_spots, "n_predictable": int(trust.predictable.sum()),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from genrag_cli.backbones.regression import Basis
 from genrag_cli.outputs import keys
-from genrag_cli.pipeline.tuning.data import bank_features, mix_context
+from genrag_cli.pipeline.tuning.data import mix_context, section_features
 from genrag_cli.pipeline.tuning.settings import Settings
 from genrag_cli.pipeline.tuning.trust import LEVEL, Q, percentile_of
 from genrag_cli.reconstruction import Blend
@@ -58,7 +58,7 @@ class Tuning:
 
     def bank_rows(self, bank: Bank) -> Any:
         """Features (n, d) of each section of the bank."""
-        for values in bank_features(bank, self.settings):
+        for values in section_features(bank, self.settings):
             yield values * np.float32(self.about["feature_scale"])
 
     def features(self, standardised: Floats, grid: TileGrid | None, bank: Bank) -> tuple[Floats, Ints]:

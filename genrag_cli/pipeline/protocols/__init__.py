@@ -1,0 +1,1 @@
+"""Honest scores of a bank: folds held out, everything chosen anew without them, baselines in the same folds."""
