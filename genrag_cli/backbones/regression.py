@@ -75,8 +75,10 @@ class Moments:
         """Of scores (n, p) and expression (n, G), dense or CSR."""
         wide = scores.astype(np.float64)
         if hasattr(expression, "tocsr"):
-            zy = np.asarray((expression.T @ wide).T)
-            y, yy = (np.asarray(e.sum(axis=0, dtype=np.float64)).ravel() for e in (expression, expression.power(2)))
+            # In float64 throughout: scipy sums float32 in float32, and a variance is what is left of two such sums.
+            values = expression.astype(np.float64)
+            zy, y = np.asarray((values.T @ wide).T), np.asarray(values.sum(axis=0)).ravel()
+            yy = np.asarray(values.power(2).sum(axis=0)).ravel()
         else:
             values = np.asarray(expression, np.float64)
             zy, y, yy = wide.T @ values, values.sum(axis=0), (values**2).sum(axis=0)
