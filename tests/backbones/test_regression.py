@@ -25,7 +25,8 @@ def error_by_hand(strength, genes):
     """Squared error over variance on every fold, predicted by a model of the others."""
     wide, squares = DENSE[:, genes].astype(float), np.zeros(len(genes))
     for k in range(4):
-        rest, held = FOLDS != k, FOLDS == k
+        held = np.equal(FOLDS, k)
+        rest = ~held
         model = Ridge(alpha=strength * rest.sum()).fit(SCORES[rest], wide[rest])
         squares += ((model.predict(SCORES[held]) - wide[held]) ** 2).sum(axis=0)
     return np.mean(squares / N / wide.var(axis=0))

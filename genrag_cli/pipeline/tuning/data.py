@@ -54,7 +54,7 @@ class BankData:
 
         sections = tuple(SectionReader.open(bank.folder, entry) for entry in bank.sections)
         rows = tuple(sample_rows([len(s) for s in sections], most))
-        parts = [to_scale(s.counts()[r], s.totals[r], LOG1P_CP10K) for s, r in zip(sections, rows, strict=True)]
+        parts = [to_scale(s.counts()[r], s.totals[r], scale) for s, r in zip(sections, rows, strict=True)]
         return BankData(
             bank, sections, rows, np.repeat(np.arange(len(sections)), [len(r) for r in rows]),
             sp.vstack(parts, format="csr"), scale, np.asarray(bank.measured.all(axis=0)),
