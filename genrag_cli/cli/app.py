@@ -10,6 +10,7 @@ from genrag_cli.cli.build_bank import build_bank
 from genrag_cli.cli.demo import demo
 from genrag_cli.cli.embed import embed
 from genrag_cli.cli.evaluate import evaluate
+from genrag_cli.cli.explain import explain
 from genrag_cli.cli.export import export
 from genrag_cli.cli.plot import plot
 from genrag_cli.cli.retrieve import retrieve
@@ -28,6 +29,7 @@ app.command("tune")(tune)
 app.command("retrieve")(retrieve)
 app.command("evaluate")(evaluate)
 app.command("export")(export)
+app.command("explain")(explain)
 app.command("plot")(plot)
 app.command("demo")(demo)
 app.add_typer(backbones.app, name="backbones")
