@@ -21,6 +21,8 @@ def add_tuning(
 ) -> int:
     """Adds settings to a version; earlier ones stay for the predictions that were made with them.
 
+    A newest one with the same `key` whose file was lost or cut short is written anew under its number.
+
     Args:
         writer: of the bank.
         backbone: by name.
@@ -32,7 +34,10 @@ def add_tuning(
         their number, from 1.
     """
     entry = writer.manifest["backbones"][backbone]["versions"][version - 1]
-    number = len(entry.get("tunings", [])) + 1
+    there = entry.get("tunings", [])
+    if there and there[-1]["key"] == about["key"] and not is_whole(writer.folder, there[-1]):
+        there.pop()
+    number = len(there) + 1
     file = tuning_file(backbone, version, number)
     write_arrays(writer.folder / file, arrays, about)
     writer.enter_tuning(backbone, version, file, about["key"])

@@ -3,6 +3,7 @@
 from genrag_cli.pipeline.options import SolveOptions
 from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.tunings import list_tunings
 from genrag_cli.types import Listener
 
 
@@ -18,9 +19,11 @@ def choose_tuning(
         untuned: leave them aside on request.
         listener: told what is used.
     """
-    found = Tuning.read(bank)
-    if untuned:
+    if untuned:  # before they are read: damaged settings can be left aside too
+        if list_tunings(bank):
+            listener.say("tuned settings are not used: --untuned was given")
         return None
+    found = Tuning.read(bank)
     if found is None:
         if options.preset == "default" and not options.named:
             listener.say(

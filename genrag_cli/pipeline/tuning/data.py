@@ -187,9 +187,12 @@ def split(data: BankData, rows: Ints, by: FoldsBy = "auto") -> tuple[Ints, str]:
     sections, patients = data.names[section_of], data.patients[section_of]
     centres = data.centres()[rows]
     if by == "patients" and ((patients == "").any() or len(np.unique(patients)) < 2):
-        raise UsageError("folds by patients asked; the bank needs two patients or more, all of them known")
+        raise UsageError(
+            "folds by patients asked; the bank needs two patients or more, all of them known",
+            "Leave --folds out: folds are then by patients, else sections, else blocks of one section.",
+        )
     if by == "sections" and len(np.unique(sections)) < 2:
-        raise UsageError("folds by sections asked; the bank has one section")
+        raise UsageError("folds by sections asked; the bank has one section", "Add sections, or take --folds blocks.")
     if by in ("sections", "blocks"):
         patients = np.full(len(rows), "", np.str_)
     if by == "blocks":

@@ -45,8 +45,8 @@ def tune_bank(
     """
     bank = Bank.open(folder, backbone)
     key = tuning_key(bank, by, seed)
-    there = Tuning.read(bank)
-    if there is not None and there.key == key and not overwrite:
+    there = None if overwrite else Tuning.read(bank)  # a damaged one is no reason not to tune again
+    if there is not None and there.key == key:
         listener.say(f"{folder}: tuned already ({there.about['rule']}); --overwrite does it again")
         return there
     if dry_run:
