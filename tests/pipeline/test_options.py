@@ -36,6 +36,7 @@ def test_geometry_is_the_askers_then_the_banks_then_the_backbones():
 
 
 def test_threads_are_those_of_the_job(monkeypatch):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "5")
     assert allotted_cpus() == 5
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")

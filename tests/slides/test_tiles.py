@@ -2,6 +2,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from time import sleep
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,8 +239,20 @@ def test_bursts_give_the_same_tiles_in_the_same_batches(slide, grid, monkeypatch
     assert len(held) > 1 if busy else len(held) == 1, "reading that leaves the CPUs idle is waited for once"
 
 
-def test_a_slow_disk_is_read_while_the_caller_works_and_a_busy_cpu_is_waited_for(slide, grid, monkeypatch):
+def test_a_slow_disk_is_read_while_the_caller_works_and_a_busy_cpu_is_waited_for(monkeypatch):
     from genrag_cli.slides import tiles
+
+    began, slept = threading.Event(), []
+
+    def now():
+        """The clock of a machine that does nothing else."""
+        seen = time.process_time() + sum(slept)
+        began.set()
+        return seen
+
+    def doze(seconds):
+        began.wait()
+        slept.append(seconds)
 
     def work(seconds):
         end = time.process_time() + seconds
@@ -250,5 +263,7 @@ def test_a_slow_disk_is_read_while_the_caller_works_and_a_busy_cpu_is_waited_for
         with ThreadPoolExecutor(1) as pool:
             return tiles._finish([(None, [pool.submit(read, 0.05)])], 1)
 
+    monkeypatch.setattr(tiles, "time", SimpleNamespace(process_time=time.process_time, perf_counter=now))
     assert run(work)
-    assert not run(sleep)
+    began.clear()
+    assert not run(doze)
