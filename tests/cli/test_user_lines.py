@@ -5,6 +5,7 @@ from pathlib import Path
 import anndata
 import pytest
 
+from genrag_cli.synthetic import write_cohort
 from genrag_cli.testing.random_weights import random_tensors, save_weights, vit_shapes
 
 QUICK = ("--workers", "1", "--quiet")
@@ -16,13 +17,21 @@ def uni_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_weights(tmp_path_factory.mktemp("uni") / "pytorch_model.bin", random_tensors(vit_shapes(1024, 1)))
 
 
-def test_bank_then_another_backbone_then_the_slide(generag, cohort, slide, uni_file, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sections of a few spots each, for the many seconds that UNI takes over more."""
+    folder = tmp_path_factory.mktemp("few") / "train"
+    write_cohort(folder, size_px=800, n_genes=60)
+    return folder
+
+
+def test_bank_then_another_backbone_then_the_slide(generag, few, uni_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     train = tmp_path / "train"
-    train.symlink_to(cohort)
+    train.symlink_to(few)
     svs = tmp_path / "slide.tif"
-    svs.symlink_to(slide)
+    svs.symlink_to(few / "images" / "P3_1.tif")
 
     first = generag("build-bank", "train/", "--exclude", "P3_1", "--patients", "prefix", "--backbone", "stain", *QUICK)
     assert first.code == 0, first.err
@@ -55,8 +64,9 @@ def test_weights_that_are_nowhere_are_refused_with_every_way_to_them(generag, bu
     )  # fmt: skip
 
 
-def test_other_weights_are_refused_when_the_bank_is_asked(generag, bank, cohort, slide, uni_file, tmp_path):
-    build = ("build-bank", cohort, "--exclude", "P3_1", "--backbone", "uni", "--bank", bank, *QUICK)
+def test_other_weights_are_refused_when_the_bank_is_asked(generag, few, uni_file, tmp_path):
+    bank, slide = tmp_path / "b.zarr", few / "images" / "P3_1.tif"
+    build = ("build-bank", few, "--exclude", "P3_1", "--backbone", "uni", "--bank", bank, *QUICK)
     assert generag(*build, "--weights", uni_file).code == 0
     other = save_weights(tmp_path / "other.safetensors", random_tensors(vit_shapes(1024, 1), seed=1))
     done = generag("retrieve", slide, "--backbone", "uni", "--bank", bank, "--weights", other, *QUICK)
@@ -95,12 +105,12 @@ def test_colon_of_a_timm_network_is_in_no_files_name(generag, cohort, slide, tmp
     assert not list(tmp_path.rglob("*:*"))
 
 
-def test_bank_never_mixes_weights_when_an_overwrite_is_stopped(generag, cohort, slide, uni_file, tmp_path, monkeypatch):
+def test_bank_never_mixes_weights_when_an_overwrite_is_stopped(generag, few, uni_file, tmp_path, monkeypatch):
     from genrag_cli.stores.bank_writer import BankWriter
 
-    bank = tmp_path / "b.zarr"
+    bank, slide = tmp_path / "b.zarr", few / "images" / "P3_1.tif"
     other = save_weights(tmp_path / "other.safetensors", random_tensors(vit_shapes(1024, 1), seed=1))
-    build = ("build-bank", cohort, "--exclude", "P3_1", "--backbone", "uni", "--bank", bank, *QUICK)
+    build = ("build-bank", few, "--exclude", "P3_1", "--backbone", "uni", "--bank", bank, *QUICK)
     assert generag(*build, "--weights", uni_file).code == 0
     real = BankWriter.add_embeddings
 

@@ -39,7 +39,7 @@ def test_nothing_is_said_where_spots_leave_nothing_to_compare_with(slide):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["B4", "C2", "C3", "C4", "C5"])
+@pytest.mark.parametrize("name", ["B4", "C3", "C5"])
 def test_spots_of_real_sections_lie_on_tissue_and_mirrored_ones_do_not(name, shared_data):
     section = open_cohort(shared_data / "her2st").section(name)
     measured = section.load()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import anndata
 import numpy as np
@@ -51,10 +52,15 @@ def write(folder, sections="AB"):
     return writer
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("bank") / "b.zarr").folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    write(tmp_path / "b.zarr")
-    return tmp_path / "b.zarr"
+def folder(written, tmp_path):
+    """A bank of A and B to do with as one likes."""
+    return shutil.copytree(written, tmp_path / "b.zarr")
 
 
 def test_what_was_written_is_read(folder):
