@@ -1,4 +1,8 @@
-"""Fixtures that many tests share, and the rule that real data which is there must be used."""
+"""Fixtures that many tests share, the rule that real data which is there must be used, and how a run is spread.
+
+A run of whole folders takes two workers of one thread each; one of named files, or of tests chosen by -k, -m or --lf,
+takes none, as -n 0 does.
+"""
 
 import os
 from pathlib import Path
@@ -7,7 +11,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("GENERAG_SHARED_DATA", ROOT.parent / "shared" / "data"))
+WORKERS = 2
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "SLURM_CPUS_PER_TASK")
+"""Read by torch, numpy, numba and generag itself, in the workers and in what their tests start."""
 _skipped_real: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """None for a few tests, which are done before workers have imported everything."""
+    chosen = any(config.getoption(name, None) for name in ("keyword", "markexpr", "lf"))
+    return WORKERS if not chosen and all(Path(arg).is_dir() for arg in config.args) else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has each worker keep to one core; numpy counts threads as it is imported, so before there are workers."""
+    if config.getoption("numprocesses", None):
+        for name in ONE_THREAD:
+            os.environ.setdefault(name, "1")
 
 
 @pytest.fixture(scope="session")
