@@ -84,7 +84,7 @@ def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = No
 
     Args:
         data: the bank.
-        settings: of which only those that decide over features count.
+        settings: of which only those that decide over features count, and whether they are the published ones.
         train: rows of its spots.
         genes: to predict; None: core and global panel of the training sections.
     """
@@ -96,7 +96,9 @@ def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = No
     basis = Basis.of(features[train])
     scores = basis.scores(features[train])
     places = np.searchsorted(chosen, core)
-    judged = np.searchsorted(chosen, np.intersect1d(chosen, np.union1d(core, wide)))
+    # The bank's head, which guesses in preset paper, is judged by its anchors alone.
+    by = core if settings.published else np.union1d(core, wide)
+    judged = np.searchsorted(chosen, np.intersect1d(chosen, by))
     return Fit(
         data=data, features=features, feature_scale=scale, train=train, genes=chosen, anchors=core, core=places,
         wide=np.searchsorted(chosen, np.intersect1d(wide, chosen)), mean=statistics.mean[chosen], basis=basis,
