@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 
 TOP_LEVEL = {"genrag_cli", "tests", "completions", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
-COMMANDS = {"build-bank", "embed", "retrieve", "evaluate", "export", "plot", "demo", "backbones", "bank", "cohort"}
+COMMANDS = {
+    "build-bank",
+    "tune",
+    "embed",
+    "retrieve",
+    "evaluate",
+    "export",
+    "plot",
+    "demo",
+    "backbones",
+    "bank",
+    "cohort",
+}
 SHELLS = ("bash", "zsh", "fish")
 
 

@@ -3,51 +3,187 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from genrag_cli.cli import options as opt
 from genrag_cli.cli.console import ConsoleListener, guarded, print_json, print_table
+from genrag_cli.pipeline.options import FoldsBy
 from genrag_cli.types import Score
+
+_PROTOCOLS = "Protocols"
 
 
 @guarded
 def evaluate(
-    pred: Annotated[Path, typer.Argument(help="Prediction of `generag retrieve`.", show_default=False)],
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PRED|COHORT|BANK", show_default=False,
+            help="Prediction of `generag retrieve` (with --truth), or measured sections or a bank (with --protocol).",
+        ),
+    ],
     truth: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--truth", metavar="FILE|COHORT:SECTION", help="Measured counts: an .h5ad, or a measured section."
         ),
-    ],
+    ] = None,
+    scoring: Annotated[
+        str | None,
+        typer.Option("--scoring", help="Score to the letter of a codebase too: stem, generag, hest-bench, genar."),
+    ] = None,
     allow_short: Annotated[
         bool, typer.Option("--allow-short", help="Let PCC-k average fewer than k genes where fewer are defined.")
     ] = False,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--protocol", metavar="KIND[:SECTIONS]", rich_help_panel=_PROTOCOLS,
+            help="leave-patient-out, leave-section-out or fixed; with the sections that are tested (C2,C3), else all. "
+            "Everything is chosen anew without them. Repeat.",
+        ),
+    ] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option("--preset", help="default (if left out) or paper. Repeat.", rich_help_panel=_PROTOCOLS)
+    ] = None,
+    folds: Annotated[
+        FoldsBy | None,
+        typer.Option(
+            "--folds", rich_help_panel=_PROTOCOLS,
+            help="What folds within training sections leave out. Default: sections in leave-section-out, else auto.",
+        ),
+    ] = None,
+    times: Annotated[
+        int, typer.Option("--bootstrap", min=0, help="Replicates of the intervals.", rich_help_panel=_PROTOCOLS)
+    ] = 200,
+    backbone: opt.BackboneName = opt.DEFAULT_BACKBONE,
+    patients: opt.Patients = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option("--bank", help="Where the bank of a cohort is made. Default: in the folder of --out.",
+                     rich_help_panel=_PROTOCOLS, show_default=False),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for records, CSV and figures.", rich_help_panel=_PROTOCOLS)
+    ] = Path("generag-evaluation"),
     gene_aliases: opt.GeneAliases = None,
+    device: opt.Device = None,
+    workers: opt.Workers = None,
     seed: opt.Seed = 0,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
-) -> None:
-    """Score a prediction against measured counts, with the baselines that belong beside it."""
+) -> None:  # fmt: skip
+    """Score a prediction against measured counts, or a bank by protocols, with the baselines that belong beside it."""
+    from genrag_cli.errors import UsageError
+
+    listener = ConsoleListener(quiet=quiet, verbose=verbose)
+    if (truth is None) == (not protocol):
+        raise UsageError(
+            "one of --truth and --protocol is needed",
+            "--truth scores a prediction; --protocol holds sections of a cohort or bank out, and predicts them.",
+        )
+    if truth is not None:
+        _one_prediction(
+            what, truth, scoring, listener, allow_short=allow_short, aliases=gene_aliases, seed=seed, json=json
+        )
+        return
+    from genrag_cli.cli.setup import load_all, make_run
+    from genrag_cli.pipeline.protocols.open import bank_of_cohort, is_bank
+    from genrag_cli.pipeline.protocols.plan import Protocol, parse_presets
+    from genrag_cli.pipeline.protocols.run import Asked, run_protocols
+    from genrag_cli.stores.bank import Bank
+
+    if scoring is not None or allow_short:
+        raise UsageError("--scoring and --allow-short are for one prediction and its --truth", "Leave them out.")
+    asked = Asked(
+        tuple(Protocol.parse(text) for text in protocol or ()), parse_presets(preset or ["default"]), folds,
+        times, seed,
+    )  # fmt: skip
+    run = make_run(listener, device=device, workers=workers, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        if is_bank(what):
+            opened = Bank.open(what, backbone)
+        else:
+            (loaded,) = load_all(
+                [backbone], run.device, weights=None, options=None, unsafe_pickle=False, views=None, manifest=None
+            )  # fmt: skip
+            opened = bank_of_cohort(what, bank or out / "bank.zarr", loaded, patients, run, listener)
+        records = run_protocols(opened, asked, out, listener)
+    finally:
+        listener.close()
+    _report(records, out, listener, json=json)
+
+
+def _report(records: list[dict[str, Any]], out: Path, listener: ConsoleListener, *, json: bool) -> None:
+    from genrag_cli.pipeline.protocols.report import draw_record, notes, tables, write_csv
+
+    write_csv(out / "scores.csv", records)
+    for record in records:
+        picture = out / f"{record['protocol'].replace(':', '-').replace(',', '-')}.{record['preset']}.png"
+        draw_record(picture, record)
+        listener.say(f"figure: {picture}")
+    listener.say(f"every number: {out / 'scores.csv'}")
+    if json:
+        print_json({"records": records})
+        return
+    for record in records:
+        for title, columns, rows in tables(record):
+            print_table(title, columns, rows, left=("section", "fold", "method", "panel", "settings"))
+            typer.echo("")
+        for note in notes(record):
+            typer.echo(f"* {note}")
+        typer.echo("")
+
+
+def _one_prediction(
+    path: Path, truth: str, scoring: str | None, listener: ConsoleListener, *, allow_short: bool,
+    aliases: Path | None, seed: int, json: bool,
+) -> None:  # fmt: skip
     from genrag_cli.pipeline.evaluate import evaluate_prediction
     from genrag_cli.pipeline.sections import GeneRules
 
-    listener = ConsoleListener(quiet=quiet, verbose=verbose)
-    scores, prediction = evaluate_prediction(
-        pred, truth, allow_short=allow_short, seed=seed, listener=listener, rules=GeneRules(gene_aliases)
+    found = evaluate_prediction(
+        path, truth, allow_short=allow_short, seed=seed, listener=listener, rules=GeneRules(aliases), scoring=scoring
     )
+    about = found.prediction.about
     if json:
-        about = {
-            k: prediction.about[k] for k in ("unit", "preset", "backbone", "bank", "bank_version", "omega", "alpha")
-        }
+        kept = ("unit", "preset", "backbone", "bank", "bank_version", "omega", "alpha", "tuning")
         print_json({
-            "prediction": str(pred), "truth": truth, "about": about, "scores": [dataclasses.asdict(s) for s in scores],
+            "prediction": str(path), "truth": truth, "about": {k: about[k] for k in kept if k in about},
+            "scores": [dataclasses.asdict(s) for s in found.scores], "claims": found.claims,
+            "leaks": [dataclasses.asdict(leak) for leak in found.leaks], "codebase": found.codebase,
         })  # fmt: skip
         return
-    print_scores(scores, prediction.about["unit"], verbose=verbose)
+    print_scores(found.scores, about["unit"], verbose=listener.verbose)
+    if found.codebase is not None:
+        _print_codebase(found.codebase)
+    if found.claims is not None:
+        _print_claims(found.claims)
+
+
+def _print_codebase(found: dict[str, Any]) -> None:
+    cells = {f"PCC-{k}": v for k, v in found["pcc"].items()} | {
+        k.upper() if k != "mean" else "mean": found[k] for k in ("mean", "mse", "mae", "rvd")
+    }
+    print_table(
+        f"as {found['codebase']} scores ({found['panel']} panel: {found['n_genes']} genes, {found['n_spots']} spots)",
+        tuple(cells), [tuple("-" if v is None else f"{v:.4f}" for v in cells.values())],
+    )  # fmt: skip
+    for note in found["notes"]:
+        typer.echo(f"  {note}")
+    typer.echo("")
+
+
+def _print_claims(claims: dict[str, Any]) -> None:
+    from genrag_cli.pipeline.protocols.report import CLAIMS, about_claims
+
+    print_table("what the bank promised of this section", CLAIMS[1:], [about_claims(claims)])
 
 
 def print_scores(scores: Sequence[Score], unit: str, *, verbose: bool = False) -> None:

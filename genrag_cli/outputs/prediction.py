@@ -169,8 +169,11 @@ def _frame(prediction: Prediction) -> Any:
             keys.BANK_OBS: np.asarray(prediction.bank_spots, object),
             keys.BANK_SECTIONS: np.asarray(prediction.bank_sections, object),
             keys.ANCHORS: np.asarray(prediction.y_init.genes, object),
-            **({} if prediction.bank_patients is None
-               else {keys.BANK_PATIENTS: np.asarray(prediction.bank_patients, object)}),
+            **(
+                {}
+                if prediction.bank_patients is None
+                else {keys.BANK_PATIENTS: np.asarray(prediction.bank_patients, object)}
+            ),
             keys.ABOUT: {
                 "unit": prediction.scale.name,
                 "y_init_unit": prediction.y_init.scale.name,

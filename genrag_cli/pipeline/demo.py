@@ -67,7 +67,8 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
             expression=True, run=run, listener=listener, argv="generag demo",
         )  # fmt: skip
     listener.say(f"\n$ generag evaluate {done.path} --truth {spots}")
-    scores, prediction = evaluate_prediction(done.path, spots, allow_short=False, seed=run.seed, listener=listener)
+    found = evaluate_prediction(done.path, spots, allow_short=False, seed=run.seed, listener=listener)
+    prediction = found.prediction
     picture = out / f"{done.path.name.removesuffix('.h5ad')}.png"
     listener.say(f"\n$ generag plot {done.path} --truth {spots} --out {picture}")
     genes = draw_prediction(picture, prediction, truth=spots, listener=listener)
@@ -78,4 +79,4 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
         "prediction": done.path,
         "picture": picture,
     }
-    return DemoResult(scores, prediction.about["unit"], files, genes)
+    return DemoResult(found.scores, prediction.about["unit"], files, genes)

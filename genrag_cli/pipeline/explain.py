@@ -1,7 +1,6 @@
 """Why one spot of a prediction got its values: the terms they add up to, pictures of the references, other omegas."""
 
 import re
-import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from genrag_cli.outputs.figures import Explanation, OmegaSweep, Reference, draw_
 from genrag_cli.outputs.figures.explanation import MAX_GENES, MAX_REFERENCES
 from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
 from genrag_cli.pipeline.export import open_bank_of
-from genrag_cli.pipeline.omega_sweep import Solved, sweep_omega
+from genrag_cli.pipeline.omega_sweep import Solved, named_slides, sweep_omega
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.pipeline.plot import N_PICKED, pick_genes
 from genrag_cli.pipeline.reported import patients_of
@@ -309,10 +308,5 @@ def _own_tile(request: ExplainRequest, stored: StoredPrediction, row: int) -> tu
 
 def _places(stored: StoredPrediction) -> list[Path]:
     """Where a prediction's slide may lie: where its command line named it, else beside it."""
-    name = str(stored.about["slide"])
-    try:
-        words = shlex.split(str(stored.about["argv"]))
-    except ValueError:
-        words = []
-    named = [Path(word) for word in words if Path(word).name == name]
-    return [path for path in dict.fromkeys([*named, stored.path.parent / name]) if path.exists()]
+    places = [*map(Path, named_slides(stored)), stored.path.parent / str(stored.about["slide"])]
+    return [path for path in dict.fromkeys(places) if path.exists()]

@@ -108,9 +108,7 @@ def export_expression(
         var=describe_genes(bank, chosen, scale, stored.y_init.genes, tuning),
         thumbnail=_thumbnail(stored.spatial),
     )
-    write_expression(
-        target, prediction, bank, chosen, centred=bool(about["centred"]), tuning=tuning, listener=listener
-    )
+    write_expression(target, prediction, bank, chosen, centred=bool(about["centred"]), tuning=tuning, listener=listener)
     listener.say(f"{target}: {len(stored.names)} spots, {len(chosen)} genes ({scale.name})")
     return target
 

@@ -6,8 +6,10 @@ embeddings cannot pass for this one's.
 """
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,21 +147,38 @@ def _same_spots(stored: StoredPrediction, found: Embeddings) -> bool:
 
 
 def _place(stored: StoredPrediction, bank: Bank) -> str:
-    kind = "" if _on_tissue(stored) else "spots"
+    kind = "spots" if _named(stored, "--spots") else ""
     return str(embeddings_path(stored.path.parent, stored.slide_id, bank.backbone, kind))
 
 
-def _on_tissue(stored: StoredPrediction) -> bool:
-    """Whether the spots are called like those that `plan_tiles` lays."""
-    return all(name.startswith(f"{stored.slide_id}:") for name in stored.names.tolist())
+def named_slides(stored: StoredPrediction) -> list[str]:
+    """What the command line of a prediction called its slide; as a rule one word, none where it gave a pattern."""
+    name = str(stored.about["slide"])
+    return [word for word in _words(stored) if Path(word).name == name]
+
+
+def _words(stored: StoredPrediction) -> list[str]:
+    try:
+        return shlex.split(str(stored.about["argv"]))
+    except ValueError:
+        return []
+
+
+def _named(stored: StoredPrediction, flag: str) -> list[str]:
+    """An option of a prediction's command line with its value; empty where it was not given."""
+    words = [part for word in _words(stored) for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return words[words.index(flag) : words.index(flag) + 2] if flag in words else []
 
 
 def _remedy(stored: StoredPrediction, bank: Bank) -> str:
-    about = stored.about
-    line = f"generag embed {about['slide']} --backbone {bank.backbone} --bank {bank.folder} --out {stored.path.parent}"
-    if str(about["mpp_source"]) == "--mpp":
-        line += f" --mpp {about['mpp']:g}"
-    return f"Make them: {line}" + ("" if _on_tissue(stored) else f"\nand once more with --spots: {about['argv']}")
+    """The commands that make the embeddings of the tissue and, where spots were given, those of the spots."""
+    slide = (named_slides(stored) or [str(stored.about["slide"])])[0]
+    words = ["generag", "embed", slide, "--backbone", bank.backbone, "--bank", str(bank.folder)]
+    words += [*_named(stored, "--mpp"), *_named(stored, "--pitch-um"), "--out", str(stored.path.parent)]
+    lines = [shlex.join(words)]
+    if spots := _named(stored, "--spots"):
+        lines.append(shlex.join([*words, *spots]))
+    return "Make them: " + " && ".join(lines)
 
 
 def _solve(

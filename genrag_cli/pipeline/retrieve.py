@@ -246,7 +246,11 @@ def retrieve_spots(
         spot_um=bank.geometry["spot_um"],
         about=about,
         obs={
-            keys.MORPHOLOGY_RESIDUAL: morphology, keys.ANCHOR_RESIDUAL: anchor, keys.L1: l1, keys.L2: l2, **obs,
+            keys.MORPHOLOGY_RESIDUAL: morphology,
+            keys.ANCHOR_RESIDUAL: anchor,
+            keys.L1: l1,
+            keys.L2: l2,
+            **obs,
             **describe_trust(space, morphology, anchor, n_context),
         },
         obsm=obsm | ({} if space.tuning is None else {keys.COMPONENTS: space.tuning.basis.scores(ready)}),
@@ -294,7 +298,7 @@ def strength_of(path: Path, options: SolveOptions, *, backbone: str, first_guess
 
 
 def write_expression(
-    target: Path, prediction: Prediction, bank: Bank, chosen: Ints, *, centred: bool, tuning: Tuning | None,
+    target: Path, prediction: Prediction, bank: Bank, chosen: Ints, *, centred: bool, tuning: Tuning | None = None,
     listener: Listener,
 ) -> None:  # fmt: skip
     """Reconstructs the chosen genes block by block into a file that appears when it is whole; says what is missing."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.cohorts import Measured, read_truth
+from genrag_cli.errors import CohortError
 from genrag_cli.evaluation import metrics
 from genrag_cli.evaluation.join import join_spots, take_truth
 from genrag_cli.genes.scales import to_scale
@@ -55,9 +56,16 @@ def read_measured(
         rules: when two names are one gene.
 
     Raises:
-        CohortError: for truth that cannot be read.
+        CohortError: for truth that cannot be read, or measured none of the predicted genes.
     """
-    measured = name_like(tidy_measured(read_truth(truth), rules, truth), genes_named(prediction))
+    named = genes_named(prediction)
+    measured = name_like(tidy_measured(read_truth(truth), rules, truth), named)
+    if not np.isin(named.names, measured.genes).any():
+        raise CohortError(
+            f"none of the {len(named)} predicted genes, such as {named.names[0]}, was measured in {truth}, which has "
+            f"{len(measured.genes)}, such as {measured.genes[0]}",
+            "Are they of one species, and named by one convention? Previous names need a table (--gene-aliases).",
+        )
     for note in measured.notes:
         listener.say(f"{truth}: {note}")
     for text in doubt_truth(truth, measured, prediction):

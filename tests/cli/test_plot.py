@@ -77,7 +77,7 @@ def test_ranks_are_drawn_for_paper(generag, pred, truth, tmp_path, ending):
 def test_correlations_are_those_that_evaluate_reports(scored, truth):
     prediction = read_prediction(scored)
     both = lay_beside(prediction.expression, read_measured(truth, prediction, Listener()), prediction.expression.genes)
-    scores, _ = evaluate_prediction(scored, truth, allow_short=False, seed=3, listener=Listener())
+    scores = evaluate_prediction(scored, truth, allow_short=False, seed=3, listener=Listener()).scores
     told = {(s.method, s.metric): s.value for s in scores if s.panel == "global"}
     panel = np.isin(both.genes, prediction.var.index[prediction.var["bank_variance_rank"] >= 0])
     if not panel.all():

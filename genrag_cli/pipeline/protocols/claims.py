@@ -1,14 +1,17 @@
 """Whether what a tuned bank claims of genes and spots holds on sections that it has not seen."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genrag_cli.evaluation.metrics import pearson_per_gene
 from genrag_cli.evaluation.trust import coverage, flagged_error, rank_agreement
 from genrag_cli.pipeline.protocols.fold import FoldResult
 from genrag_cli.pipeline.tuning.trust import LEVEL, mean_over, percentile_of
 from genrag_cli.pipeline.tuning.tuning import OUT_OF_BANK
+from genrag_cli.types import Doubles, Ints
 
 
 def rank_over_sections(result: FoldResult) -> dict[str, Any] | None:
@@ -23,8 +26,8 @@ def rank_over_sections(result: FoldResult) -> dict[str, Any] | None:
     rho_all, n_all = rank_agreement(expected, realised)
     rho, n = rank_agreement(expected[wide], realised[wide])
     return {
-        "sections": len(result.whole), "spearman_all": rho_all, "genes_all": n_all, "spearman_global": rho,
-        "genes_global": n,
+        "sections": len(result.whole), "spearman_all": _plain(rho_all), "genes_all": n_all,
+        "spearman_global": _plain(rho), "genes_global": n,
     }  # fmt: skip
 
 
@@ -40,30 +43,60 @@ def check_claims(result: FoldResult, section: int, name: str) -> dict[str, Any] 
         return None
     predicted, truth = result.whole[section]
     genes, trust = result.fit.genes, result.trust
+    claimed = Claims(
+        trust.expected_pcc[genes], trust.predictable[genes], trust.low[genes], trust.high[genes],
+        percentile_of(result.residual[section], trust.morphology) > OUT_OF_BANK,
+    )  # fmt: skip
+    return {"section": name, "fold": result.held.name, **judge(claimed, predicted, truth, result.fit.wide)}
+
+
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """What a prediction says of its genes (G,) and spots (n,)."""
+
+    expected: Doubles
+    predictable: NDArray[np.bool_]
+    low: Doubles
+    high: Doubles
+    flagged: NDArray[np.bool_]
+
+
+def judge(
+    claimed: Claims, predicted: NDArray[Any], truth: NDArray[Any], wide: Ints, level: float = LEVEL
+) -> dict[str, Any]:
+    """Claims against the truth of one section.
+
+    Args:
+        claimed: of the prediction.
+        predicted: (n, G).
+        truth: (n, G) in the same scale.
+        wide: genes of the global panel.
+        level: of the intervals.
+    """
     realised = pearson_per_gene(predicted, truth)
-    expected = trust.expected_pcc[genes]
-    wide = result.fit.wide
-    rho_all, n_all = rank_agreement(expected, realised)
-    rho, n = rank_agreement(expected[wide], realised[wide])
-    known = np.isfinite(trust.low[genes]) & np.isfinite(trust.high[genes])
-    low, high = (predicted[:, known] + v[genes][known] for v in (trust.low, trust.high))
-    by_gene, mean = coverage(truth[:, known], low, high)
-    in_wide, _ = coverage(truth[:, wide], predicted[:, wide] + trust.low[genes][wide],
-                          predicted[:, wide] + trust.high[genes][wide])  # fmt: skip
-    flagged = percentile_of(result.residual[section], trust.morphology) > OUT_OF_BANK
+    rho_all, n_all = rank_agreement(claimed.expected, realised)
+    rho, n = rank_agreement(claimed.expected[wide], realised[wide])
+    known = np.flatnonzero(np.isfinite(claimed.low) & np.isfinite(claimed.high))
+    by_gene, mean = coverage(
+        truth[:, known], predicted[:, known] + claimed.low[known], predicted[:, known] + claimed.high[known]
+    )
+    in_wide = by_gene[np.isin(known, wide)]
     error = np.sqrt(np.mean((predicted[:, wide] - truth[:, wide]) ** 2, axis=1))
-    flags = flagged_error(error, flagged)
-    predictable = trust.predictable[genes]
+    flags = flagged_error(error, claimed.flagged)
     return {
-        "section": name, "fold": result.held.name, "spearman_all": rho_all, "genes_all": n_all, "spearman_global": rho,
-        "genes_global": n, "level": LEVEL, "coverage_all": mean, "coverage_global": float(np.nanmean(in_wide)),
-        "coverage_worst_tenth": float(np.nanquantile(by_gene, 0.1)) if known.any() else None,
-        "n_predictable": int(predictable.sum()), "pcc_predictable": _mean(realised[predictable]),
-        "pcc_others": _mean(realised[~predictable]), "n_flagged": flags.n_flagged, "error_flagged": flags.flagged,
-        "error_others": flags.unflagged,
+        "spearman_all": _plain(rho_all), "genes_all": n_all, "spearman_global": _plain(rho), "genes_global": n,
+        "level": level, "coverage_all": _plain(mean), "coverage_global": _mean(in_wide),
+        "coverage_worst_tenth": _plain(np.nanquantile(by_gene, 0.1)) if len(known) else None,
+        "n_predictable": int(claimed.predictable.sum()), "pcc_predictable": _mean(realised[claimed.predictable]),
+        "pcc_others": _mean(realised[~claimed.predictable]), "n_flagged": flags.n_flagged,
+        "error_flagged": flags.flagged, "error_others": flags.unflagged,
     }  # fmt: skip
 
 
 def _mean(values: Any) -> float | None:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None
+
+
+def _plain(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

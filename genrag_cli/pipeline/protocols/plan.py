@@ -6,6 +6,7 @@ from typing import Any
 
 from genrag_cli.errors import CohortError, UsageError, nearest
 from genrag_cli.evaluation.splits import leave_patients_out
+from genrag_cli.pipeline.options import Preset
 
 PROTOCOLS = ("leave-patient-out", "leave-section-out", "fixed")
 
@@ -35,6 +36,19 @@ class Protocol:
 
     def __str__(self) -> str:
         return self.kind + (f":{','.join(self.sections)}" if self.sections else "")
+
+
+def parse_presets(words: Sequence[str]) -> tuple[Preset, ...]:
+    """Presets by name, each once.
+
+    Raises:
+        UsageError: for an unknown one.
+    """
+    known: dict[str, Preset] = {"default": "default", "paper": "paper"}
+    for word in words:
+        if word not in known:
+            raise UsageError(f"unknown preset {word!r}", nearest(word, known))
+    return tuple(known[word] for word in dict.fromkeys(words))
 
 
 @dataclass(frozen=True)
