@@ -8,6 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)  # what a test takes hangs on who else uses the core
+settings.load_profile("patient")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("GENERAG_SHARED_DATA", ROOT.parent / "shared" / "data"))
