@@ -19,6 +19,7 @@ COMMANDS = {
     "retrieve",
     "evaluate",
     "export",
+    "explain",
     "plot",
     "demo",
     "backbones",

@@ -75,7 +75,8 @@ def _describe_version(version: dict[str, Any]) -> str:
         return f"history; it used {', '.join(gone[:10])}, taken out since"
     return (
         f"{version['n_sections']} sections; {version['n_anchors']} anchors ({version['panel']}); "
-        f"head strength by {version['rule']}"
+        f"head strength by {version['rule']}; "
+        + (f"tuned ({len(version['tunings'])})" if version.get("tunings") else "not tuned (generag tune)")
     )
 
 

@@ -8,12 +8,15 @@ import typer
 from genrag_cli.cli import options as opt
 from genrag_cli.cli.console import ConsoleListener, guarded
 
-Kind = Literal["maps", "ranks"]
+Kind = Literal["maps", "ranks", "tuning"]
 
 
 @guarded
 def plot(
-    pred: Annotated[Path, typer.Argument(help="Prediction of `generag retrieve`.", show_default=False)],
+    pred: Annotated[
+        Path,
+        typer.Argument(help="Prediction of `generag retrieve`; for --kind tuning a bank too.", show_default=False),
+    ],
     genes: Annotated[
         str | None,
         typer.Option("--genes", metavar="A,B", help="Up to 12 genes of the prediction. Default: three that differ."),
@@ -27,7 +30,9 @@ def plot(
     kind: Annotated[
         Kind,
         typer.Option(
-            "--kind", help="maps: genes over the slide. ranks: correlation of all genes by rank, beside shuffled spots."
+            "--kind",
+            help="maps: genes over the slide. ranks: correlation of all genes by rank, beside shuffled spots. "
+            "tuning: what was tried when the bank was tuned.",
         ),
     ] = "maps",
     out: Annotated[

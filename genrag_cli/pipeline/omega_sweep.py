@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,14 +22,16 @@ from genrag_cli.pipeline.fit import identity
 from genrag_cli.pipeline.options import RunOptions, SolveOptions
 from genrag_cli.pipeline.query_space import QuerySpace, SlideStatistics
 from genrag_cli.pipeline.tuning.tuning import Tuning
-from genrag_cli.retrieval.strength import StrengthRule
+from genrag_cli.retrieval.strength import SLOPE, StrengthRule
 from genrag_cli.slides import sample_rows
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.embeddings import read_about, read_embeddings
-from genrag_cli.types import BackboneCard, Doubles, Embeddings, Floats, Ints, Listener, Progress
+from genrag_cli.types import BackboneCard, Doubles, Embeddings, Floats, Ints, Listener, Progress, SparseCodes
 
 OMEGAS = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The present one comes on top."""
+TRIES = 12
+"""Strengths that are tried at an omega, at most."""
 NEAR = 2e-3
 """By how much residuals of the prediction's own weights may differ from the recorded ones."""
 
@@ -62,8 +63,8 @@ def sweep_omega(
 ) -> list[Solved]:
     """Solves one spot at several omegas, ascending, the present one among them.
 
-    Strength is the prediction's own at the present omega. At another, the rule of a search is scaled so that the spot
-    keeps its number of references; a strength of the published code, which is named and not searched, stays.
+    Strength is the prediction's own at the present omega. At another, it is scaled so that the spot keeps its number of
+    references as nearly as may be; one of preset `paper` that was named and not searched stays as it is.
 
     Args:
         stored: the prediction.
@@ -202,14 +203,51 @@ def _solve(
         query = space.queries(ready[rows == row], stored.y_init.values[row : row + 1])
         if omega == float(about["omega"]):
             _expect_same(stored, row, space, query)
-        rule = _rule(stored, row, space, query, options)
-        l1, l2 = rule.of(query.T)
-        codes = space.solver.solve(
-            query.T, l1=l1, l2=l2, nonnegative=not options.signed, gap=options.gap, method=options.solver
-        )
+        own = StrengthRule(float(about["l1_scale"]), float(about["l2_scale"]), float(about["l1_power"]))
+        as_named = about["preset"] == "paper" and float(about["active_found_on_sample"]) < 0
+        wanted = int(stored.codes.n_active[row])
+        fixed = as_named or wanted == 0 or own.l1 == 0 or omega == float(about["omega"])
+        codes = _at(space, query, own, options) if fixed else _keep_count(space, query, own, options, wanted)
     return Solved(
         omega, codes.indices.astype(np.int64), codes.weights.astype(np.float64), bool(codes.status[0] == "solved")
     )
+
+
+def _at(
+    space: QuerySpace, query: Floats, rule: StrengthRule, options: SolveOptions, start: SparseCodes | None = None
+) -> SparseCodes:
+    """The code of a query (1, d + A) at a strength."""
+    l1, l2 = rule.of(query.T)
+    return space.solver.solve(
+        query.T, l1=l1, l2=l2, nonnegative=not options.signed, gap=options.gap, method=options.solver, start=start
+    )
+
+
+def _keep_count(
+    space: QuerySpace, query: Floats, rule: StrengthRule, options: SolveOptions, wanted: int
+) -> SparseCodes:  # fmt: skip
+    """The code at the multiple of a rule that gives the number of references nearest to the wanted one.
+
+    The steps are `retrieval.strength`'s in short: along a line in logs until two strengths stand on either side, then
+    between these. One spot costs little, so each is solved to the end.
+    """
+    codes = best = None
+    log_scale, weak, strong = 0.0, -np.inf, np.inf
+    for _ in range(TRIES):
+        codes = _at(space, query, rule.scaled(float(np.exp(log_scale))), options, codes)
+        count = len(codes.indices)
+        if best is None or abs(count - wanted) < abs(len(best.indices) - wanted):
+            best = codes
+        if abs(count - wanted) <= 0.01 * wanted:
+            break
+        if count > wanted:
+            weak = max(weak, log_scale)
+        else:
+            strong = min(strong, log_scale)
+        step = np.clip(np.log(max(count, 0.5) / wanted) / -SLOPE, -1.6, 1.6)
+        log_scale = (weak + strong) / 2 if np.isfinite(weak + strong) else log_scale + step
+    assert best is not None
+    return best
 
 
 def _guessed(stored: StoredPrediction) -> Guessed | None:
@@ -222,22 +260,6 @@ def _guessed(stored: StoredPrediction) -> Guessed | None:
             "Predict with --anchor-scale bank.",
         )
     return Guessed("the first guess of the prediction", stored.y_init.genes, stored.y_init.scale)
-
-
-def _rule(
-    stored: StoredPrediction, row: int, space: QuerySpace, query: Floats, options: SolveOptions
-) -> StrengthRule:  # fmt: skip
-    """The strength at the omega of a space."""
-    about: dict[str, Any] = stored.about
-    own = StrengthRule(float(about["l1_scale"]), float(about["l2_scale"]), float(about["l1_power"]))
-    n_active = int(stored.codes.n_active[row])
-    as_named = about["preset"] == "paper" and float(about["active_found_on_sample"]) < 0
-    if options.weight == float(about["omega"]) or as_named or n_active == 0 or own.l1 == 0:
-        return own
-    found = space.solver.find_strength(
-        query.T, active=n_active, nonnegative=not options.signed, l1_ratio=own.l1 / (own.l1 + own.l2)
-    )
-    return found.rule if found.reached else own
 
 
 def _expect_same(stored: StoredPrediction, row: int, space: QuerySpace, query: Floats) -> None:

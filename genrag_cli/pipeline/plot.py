@@ -15,7 +15,12 @@ from genrag_cli.genes.align import columns
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.figures import MAX_GENES, draw_gene_ranks, draw_maps, figure_format
 from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
+from genrag_cli.pipeline.export import open_bank_of
+from genrag_cli.pipeline.protocols.open import is_bank
 from genrag_cli.pipeline.truth import SideBySide, lay_beside, read_measured
+from genrag_cli.pipeline.tuning.curves import draw_tuning
+from genrag_cli.pipeline.tuning.tuning import Tuning
+from genrag_cli.stores.bank import Bank, read_manifest
 from genrag_cli.types import Doubles, Listener, Strings
 
 N_PICKED = 3
@@ -91,7 +96,26 @@ def plot_ranks(request: PlotRequest) -> str:
     return f"{len(both.genes)} genes at {len(both.rows)} measured spots"
 
 
-KINDS: dict[str, Callable[[PlotRequest], str]] = {"maps": plot_maps, "ranks": plot_ranks}
+def plot_tuning(request: PlotRequest) -> str:
+    """What was tried when a bank was tuned, of a bank or of the bank of a prediction."""
+    if request.genes or request.truth is not None:
+        raise UsageError("--kind tuning draws settings", "Leave --genes and --truth out.")
+    if is_bank(request.path):
+        tuned = [
+            name for name, entry in read_manifest(request.path)["backbones"].items()
+            if entry["versions"] and entry["versions"][-1].get("tunings")
+        ]  # fmt: skip
+        found = Tuning.read(Bank.open(request.path, tuned[0])) if tuned else None
+    else:
+        _, found = open_bank_of(read_prediction(request.path), None)
+    if found is None:
+        raise UsageError(f"--kind tuning asked; {request.path} is not tuned", "Tune the bank: generag tune BANK")
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    draw_tuning(request.out, found.about)
+    return f"{len(found.about['tried'])} settings, {found.about['n_folds']} folds ({found.about['rule']})"
+
+
+KINDS: dict[str, Callable[[PlotRequest], str]] = {"maps": plot_maps, "ranks": plot_ranks, "tuning": plot_tuning}
 """Draws a kind of picture, and says in words what is on it."""
 
 

@@ -264,7 +264,9 @@ def open_bank(asked: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         found = measure(work)
         bank, space = kept
-        queries = space.queries(values, SlideStatistics.of(values, bank))
+        statistics = SlideStatistics.of(values, bank)
+        features, _ = space.features(values, statistics, None)
+        queries = space.queries(features, space.guess(values, statistics, None))
         np.savez(asked.work / "space.npz", rows=space.solver.scan.atoms.rows.numpy(), queries=queries)
     return found
 

@@ -1,5 +1,6 @@
 """The lower part of an explanation: how a value adds up, term by term, and how it depends on omega."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ _BOTTOM_IN = 0.62
 _NAMES_IN = 1.75
 """Room for the names of the terms, left of the first panel."""
 _NUMBER_IN = 0.58
+_CUT_BELOW = 0.4
+"""An axis does not begin at 0 where all that happens does so within this share of the largest value."""
 _NOTABLE = 1e-3
 """A rest above this share of the largest predicted value is shown as a term of its own."""
 
@@ -51,7 +54,8 @@ def draw_contributions(figure: Any, given: Explanation, *, left_in: float, right
         axis.get_yticklabels()[len(terms)].set_fontweight("bold")
         axis.tick_params(axis="y", length=0)
         axis.set_title(gene, fontsize=PLAIN + 1, pad=6)
-        axis.set_xlabel(given.unit, fontsize=SMALL)
+        cut_off = ", not from 0" if axis.get_xlim()[0] > 0 else ""
+        axis.set_xlabel(f"{given.unit}{cut_off}", fontsize=SMALL)
 
 
 def draw_sweep(
@@ -110,29 +114,52 @@ def _draw_gene(axis: Any, terms: list[_Term], j: int, predicted: float, measured
     ends = np.cumsum([0.0, *(float(t.values[j]) for t in terms)])
     known = measured is not None and np.isfinite(measured)
     reach = [*ends, predicted, *([float(measured or 0.0)] if known else [])]
-    low, high = min(reach), max(reach)
+    start = _cut_at([*ends[1:], *reach[len(ends) :]])
+    low, high = max(min(reach), start), max(reach)
     span = max(high - low, 1e-9)
     # Room for the numbers, which stand right of the bars.
     room = _NUMBER_IN / (axis.get_position().width * WIDTH_IN - _NUMBER_IN)
-    axis.set_xlim(low - (0.5 * room if low < 0 else 0.04) * span, high + room * span)
+    left = low if start else low - (0.5 * room if low < 0 else 0.04) * span
+    axis.set_xlim(left, high + room * span)
     axis.set_ylim(n + (0.6 if measured is None else 1.6), -0.6)
     axis.axvline(0, color=GREY, linewidth=0.8)
     axis.axvline(predicted, color=VERMILLION, linewidth=1.2, linestyle="--", zorder=0)
     for i, term in enumerate(terms):
         begin, end = ends[i], ends[i + 1]
         axis.barh(i, end - begin, left=begin, height=0.62, color=term.colour)
+        _break(axis, i, begin, left, start)
         axis.plot([end, end], [i - 0.31, i + 1.31 if i < n - 1 else i + 1], color=GREY, linewidth=0.7, zorder=1)
         _number(axis, f"{end - begin:+.2f}", max(begin, end), i)
     axis.barh(n, predicted, height=0.62, color=VERMILLION)
+    _break(axis, n, 0.0, left, start)
     _number(axis, f"{predicted:.2f}", max(predicted, 0.0), n, fontweight="bold")
     if known and measured is not None:
         axis.plot(measured, n + 1, marker="D", color="black", markersize=6)
         _number(axis, f"{measured:.2f}", measured, n + 1, away=8)
     elif measured is not None:
-        _number(axis, "not measured", 0.0, n + 1)
+        _number(axis, "not measured", left if start else 0.0, n + 1)
     calm(axis)
     axis.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))  # no number near the next panel's
     axis.spines["left"].set_visible(False)
+
+
+def _cut_at(ends: Sequence[float]) -> float:
+    """Where an axis begins so that small terms on top of a large one can be seen; 0 where it begins as ever.
+
+    Args:
+        ends: where bars end, the predicted value, and the measured one.
+    """
+    low, high = min(ends), max(ends)
+    return low - 0.25 * (high - low) if high > low > 0 and high - low < _CUT_BELOW * high else 0.0
+
+
+def _break(axis: Any, i: int, begin: float, left: float, start: float) -> None:
+    """Two strokes over a bar that begins left of a cut axis, so that nobody takes it for whole."""
+    if not start or begin >= left:
+        return
+    how = {"transform": axis.get_yaxis_transform(), "color": "white", "linewidth": 1.6, "zorder": 3}
+    for at in (0.02, 0.045):
+        axis.plot([at, at + 0.02], [i + 0.4, i - 0.4], **how)
 
 
 def _number(axis: Any, text: str, x: float, y: float, *, away: float = 4, **how: Any) -> None:

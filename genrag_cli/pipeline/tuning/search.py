@@ -60,8 +60,8 @@ STAGES: tuple[tuple[str, Callable[[Settings], list[dict[str, Any]]]], ...] = (
 """What is varied, one after the other; the first of a stage's list that is the present setting is not solved again."""
 
 
-PATHS = ("context", "omega")
-"""Stages in which every setting goes over several numbers of references, around the number that is best so far."""
+PATHS = ("context",)
+"""Stages in which every setting goes over several numbers of references (about 25, 50 and 90)."""
 
 
 def make_splits(data: BankData, rows: Ints, folds: Ints, *, seed: int = 0, most: int = QUERY_SPOTS) -> list[Split]:

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from genrag_cli.errors import OutputError
 from genrag_cli.outputs.figures import Explanation, OmegaSweep, Reference, draw_explanation
-from genrag_cli.outputs.figures.contributions import _list_terms
+from genrag_cli.outputs.figures.contributions import _break, _cut_at, _list_terms
 
 TILE = np.full((8, 8, 3), (200, 30, 120), np.uint8)
 
@@ -104,3 +105,16 @@ def test_input_that_does_not_fit_is_refused(tmp_path: Path, change: dict, said: 
     with pytest.raises(OutputError, match=said):
         draw_explanation(tmp_path / "x.png", replace(make(), **change))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_small_terms_on_a_large_one_are_drawn_large_and_bars_that_are_cut_say_so() -> None:
+    assert _cut_at([3.0, 3.2, 2.9, 3.1, 4.0]) == pytest.approx(2.9 - 0.25 * 1.1)
+    assert _cut_at([3.0, 1.0, 2.9]) == 0
+    assert _cut_at([3.0, -0.1, 2.9]) == 0
+    assert _cut_at([3.0, 3.0]) == 0
+    figure = Figure()
+    for start, strokes in ((2.0, 2), (0.0, 0)):
+        axis = figure.add_subplot()
+        _break(axis, 0, 0.0, 2.0, start)
+        _break(axis, 1, 2.5, 2.0, start)
+        assert len(axis.lines) == strokes
