@@ -115,7 +115,7 @@ def _draw_gene(axis: Any, terms: list[_Term], j: int, predicted: float, measured
     known = measured is not None and np.isfinite(measured)
     reach = [*ends, predicted, *([float(measured or 0.0)] if known else [])]
     start = _cut_at([*ends[1:], *reach[len(ends) :]])
-    low, high = max(min(reach), start), max(reach)
+    low, high = start or min(reach), max(reach)
     span = max(high - low, 1e-9)
     # Room for the numbers, which stand right of the bars.
     room = _NUMBER_IN / (axis.get_position().width * WIDTH_IN - _NUMBER_IN)
