@@ -121,6 +121,7 @@ def regress(
     *,
     judged: Ints | None = None,
     strengths: Sequence[float] = STRENGTHS,
+    times: float = 1.0,
 ) -> Regression:
     """Fits every gene, at the strength with the least error on folds left out one at a time.
 
@@ -130,6 +131,7 @@ def regress(
         folds: (n,) numbers from 0, at least two different ones.
         judged: genes whose errors choose the strength; None: all. Genes that do not vary do not count.
         strengths: to choose from.
+        times: multiple of the chosen one that is fitted.
 
     Raises:
         BackboneError: for fewer than two folds, or genes of which none varies.
@@ -142,7 +144,7 @@ def regress(
     grid = np.asarray(strengths, np.float64)
     with one_thread():
         errors = _draw_curve(parts, whole, grid, judged)
-    best = float(grid[int(np.argmin(errors))])
+    best = times * float(grid[int(np.argmin(errors))])
     return Regression(
         coef=fit_moments(whole, best),
         strength=best,

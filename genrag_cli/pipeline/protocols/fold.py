@@ -145,7 +145,7 @@ def _answers(data: BankData, result: FoldResult, seed: int, listener: Listener) 
             yield Answer("regression beside it", section, [guess[:, places]])
         yield Answer("shuffled", section, list(shuffle_spots(own[section], seed=seed)))
     listener.say(f"  {held.name}: retrieval done; baselines follow")
-    plain = fitted if settings.features == Settings().features else fit(data, Settings(), fitted.train, genes)
+    plain = fitted if settings.fitted == Settings().fitted else fit(data, Settings(), fitted.train, genes)
     for name, make in (
         ("ridge, embedding to all", ridge_from_embedding), ("ridge, anchors to all", ridge_from_anchors),
         ("nearest neighbours", nearest_neighbours), ("BLEEP-style 50", bleep_uniform),

@@ -137,7 +137,7 @@ def _about_fold(fold: dict[str, Any]) -> tuple[str, ...]:
     s = fold["settings"]
     strength = f"alpha {s['alpha']:g}" if s["alpha"] else f"{s['references']} references"
     words = f"omega {s['omega']:g}, {strength}"
-    words += f", context {s['context']:g}, share {s['share']:g}" if not s["published"] else ""
+    words += f", context {s['context']:g}, ridge x {s['ridge']:g}, share {s['share']:g}" if not s["published"] else ""
     odd = [k for k, plain in (("standardise", "section"), ("centred", True), ("spread", True), ("l1_ratio", 0.9),
                               ("anchor_scale", "log1p_cp10k")) if not s["published"] and s[k] != plain]  # fmt: skip
     words += "".join(f", {k} {s[k]}" for k in odd)

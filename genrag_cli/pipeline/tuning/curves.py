@@ -9,6 +9,7 @@ from genrag_cli.outputs.figures import CurvePanel, draw_curves, figure_format
 
 _LABELS = {
     "context": "share of the neighbours", "omega": "omega (weight of morphology)", "l1_ratio": "l1 ratio",
+    "ridge": "strength of the regression (multiple)",
     "references": "references", "share": "share of the references", "preparation": "preparation",
 }  # fmt: skip
 
@@ -30,11 +31,10 @@ def draw_tuning(path: Path, about: dict[str, Any], title: str = "") -> None:
     tried, chosen = about["tried"], about["settings"]
     panels = []
     for name, stage in (
-        ("context", "context"), ("omega", "omega"), ("references", None), ("share", None), ("l1_ratio", "l1_ratio"),
+        ("context", "context"), ("references", "context"), ("share", None), ("ridge", "ridge"), ("omega", "omega"),
+        ("l1_ratio", "l1_ratio"),
     ):  # fmt: skip
         own = [t for t in tried if stage is None or t["stage"] == stage]
-        if name == "references":
-            own = [t for t in own if t["stage"] in ("context", "omega")]
         panels += _panel(name, own, chosen[name])
     draw_curves(path, panels, title=title or f"settings by {about['rule']}, {about['n_folds']} folds")
 
@@ -48,6 +48,6 @@ def _panel(name: str, tried: list[dict[str, Any]], chosen: float) -> list[CurveP
     return [
         CurvePanel(
             title=name, x=values, folds=folds, x_label=_LABELS[name], y_label="mean PCC-k",
-            chosen=chosen if chosen in values else None, log_x=name == "references",
+            chosen=chosen if chosen in values else None, log_x=name in ("references", "ridge"),
         )
     ]  # fmt: skip

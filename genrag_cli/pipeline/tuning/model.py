@@ -103,7 +103,10 @@ def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = No
         data=data, features=features, feature_scale=scale, train=train, genes=chosen, anchors=core, core=places,
         wide=np.searchsorted(chosen, np.intersect1d(wide, chosen)), mean=statistics.mean[chosen], basis=basis,
         scores=scores,
-        regression=regress(scores, data.expression[train][:, chosen], number_folds(labels), judged=judged), rule=rule,
+        regression=regress(
+            scores, data.expression[train][:, chosen], number_folds(labels), judged=judged, times=settings.ridge
+        ),
+        rule=rule,
     )  # fmt: skip
 
 

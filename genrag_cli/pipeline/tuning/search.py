@@ -52,6 +52,7 @@ OMEGAS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 STAGES: tuple[tuple[str, Callable[[Settings], list[dict[str, Any]]]], ...] = (
     ("context", lambda _: [{"context": c} for c in (0.0, 0.5, 0.7)]),
+    ("ridge", lambda _: [{"ridge": r} for r in (0.3, 1.0, 3.0, 10.0)]),
     ("omega", lambda _: [{"omega": o} for o in OMEGAS]),
     ("l1_ratio", lambda _: [{"l1_ratio": r} for r in (0.9, 0.5, 0.99)]),
     ("preparation", lambda _: [{}, {"centred": False}, {"spread": False}, {"anchor_scale": "cp10k"},
@@ -133,9 +134,9 @@ def try_settings(
     data: BankData, splits: Sequence[Split], stage: str, candidates: Sequence[Settings], steps: Sequence[float]
 ) -> Iterator[Tried]:
     """Scores settings over all folds, each at several numbers of references and every share of them."""
-    grouped: dict[tuple[float, str], list[Settings]] = {}
+    grouped: dict[tuple[float, str, float], list[Settings]] = {}
     for candidate in candidates:
-        grouped.setdefault(candidate.features, []).append(candidate)
+        grouped.setdefault(candidate.fitted, []).append(candidate)
     for group in grouped.values():
         # Fold by fold, so that one regression at a time is held.
         found: dict[tuple[Settings, int], list[tuple[Fit, list[Parts]]]] = {}

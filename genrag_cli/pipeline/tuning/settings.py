@@ -27,6 +27,9 @@ class Settings:
     """Share of the neighbouring spots' mean embedding in a spot's own (`backbones.context`)."""
     standardise: Standardise = "section"
     """Embeddings by the mean and sd of their own section, or of the bank."""
+    ridge: float = 1.0
+    """Strength of the regression, and of the first guess that it makes, as a multiple of the one with the least squared
+    error on spots left out: what correlates best over spots may be shrunk more or less than that."""
     omega: float = 0.25
     references: int = 50
     l1_ratio: float = 0.9
@@ -46,13 +49,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         shares = (self.context, self.omega, self.share)
-        if not all(0 <= v <= 1 for v in shares) or not 0 < self.l1_ratio <= 1 or self.references < 1:
+        if not all(0 <= v <= 1 for v in shares) or not 0 < self.l1_ratio <= 1 or self.references < 1 or self.ridge <= 0:
             raise UsageError(f"settings out of range: {self}")
 
     @property
     def features(self) -> tuple[float, str]:
         """What decides over features: those of equal value are equal."""
         return self.context, self.standardise
+
+    @property
+    def fitted(self) -> tuple[float, str, float]:
+        """What decides over a fit: those of equal value share one."""
+        return *self.features, self.ridge
 
     @property
     def anchors_in(self) -> Scale:
