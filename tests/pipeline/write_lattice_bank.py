@@ -1,15 +1,18 @@
 """Made-up banks on lattices: embeddings and counts that follow the same smooth fields, without slides."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import scipy.sparse as sp
 
+from genrag_cli.genes.scales import to_scale
 from genrag_cli.pipeline.anchors import AnchorOptions, summarise
 from genrag_cli.pipeline.derive import add_version
+from genrag_cli.pipeline.tuning.data import BankData
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.bank_writer import BankWriter
-from genrag_cli.types import BackboneCard, Listener
+from genrag_cli.types import LOG1P_CP10K, BackboneCard, Listener
 
 CARD = BackboneCard("made-up", "1", 12, 224, "none")
 PITCH_UM, MPP = 100.0, 0.5
@@ -40,13 +43,17 @@ class Drawn:
 def draw(name, patient, *, side=6, seed=None, spread=0.1):
     """A section whose three fields drive 12 dimensions and 40 genes; `spread` is the sd of a patient's effects."""
     shared = np.random.default_rng(0)
-    mixing, loadings, base = shared.normal(size=(3, 12)), shared.normal(size=(3, N_GENES)), shared.uniform(0, 2, N_GENES)
+    mixing, loadings, base = (
+        shared.normal(size=(3, 12)),
+        shared.normal(size=(3, N_GENES)),
+        shared.uniform(0, 2, N_GENES),
+    )
     rng = np.random.default_rng([sum(map(ord, name)) if seed is None else seed, 7])
     own = np.random.default_rng([sum(map(ord, patient or name)), 11])
     places = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2).astype(float)
     waves, phases = rng.normal(0, 0.9, (2, 3)), rng.uniform(0, 2 * np.pi, 3)
     fields = np.sin(places @ waves + phases) + 0.3 * rng.normal(size=(len(places), 3))
-    features = fields @ mixing + 0.3 * rng.normal(size=(len(places), 12)) + own.normal(0, 1, 12)
+    features = fields @ mixing + 0.1 * rng.normal(size=(len(places), 12)) + own.normal(0, 1, 12)
     rate = np.exp(base + 0.5 * fields @ loadings + own.normal(0, spread, N_GENES))
     centres = (places + 1) * PITCH_UM / MPP
     return Drawn(name, patient, features.astype(np.float32), rng.poisson(rate).astype(np.int32), centres)
@@ -77,3 +84,41 @@ def write_bank(folder, sections, anchors=None):
         add(writer, section)
     add_version(writer, CARD.name, [s.name for s in sections], anchors or AnchorOptions(number=12), Listener())
     return Bank.open(folder, CARD.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A drawn section in memory, read as `stores.bank.SectionReader` reads one."""
+
+    drawn: Drawn
+
+    def __len__(self):
+        return len(self.drawn.counts)
+
+    name = property(lambda self: self.drawn.name)
+    patient = property(lambda self: self.drawn.patient)
+    centres = property(lambda self: self.drawn.centres)
+    totals = property(lambda self: self.drawn.counts.sum(axis=1) + 3.0)
+    entry = property(lambda self: {"name": self.name, "pixel_size": {"mpp": MPP}, "n_missing": 0})
+
+    def counts(self):
+        return sp.csr_matrix(self.drawn.counts)
+
+    def gene_columns(self, *names):
+        found = summarise(self.counts(), self.totals, None)
+        return {name: found[name] for name in names}
+
+
+def hold(sections, scale=LOG1P_CP10K):
+    """`BankData` of sections in memory: no files, so no context."""
+    held = tuple(Held(s) for s in sections)
+    bank = SimpleNamespace(
+        folder=None, backbone=CARD.name, manifest={"backbones": {CARD.name: {}}}, genes=GENES,
+        embeddings=[s.features for s in sections], sections=[h.entry for h in held],
+        geometry={"pitch_um": PITCH_UM}, version={"recipe": AnchorOptions(number=12).recipe},
+    )  # fmt: skip
+    expression = sp.vstack([to_scale(h.counts(), h.totals, scale) for h in held], format="csr")
+    sizes = [len(h) for h in held]
+    rows = tuple(np.arange(n) for n in sizes)
+    common = np.ones(N_GENES, bool)
+    return BankData(bank, held, rows, np.repeat(np.arange(len(held)), sizes), expression, scale, common)
