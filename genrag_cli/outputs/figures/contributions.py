@@ -19,7 +19,7 @@ from genrag_cli.outputs.figures.canvas import (
     cut,
     spread,
 )
-from genrag_cli.outputs.figures.explanation import HEIGHT_IN, WIDTH_IN, Explanation, OmegaSweep
+from genrag_cli.outputs.figures.explanation import HEIGHT_IN, WIDTH_IN, Explanation, OmegaSweep, count_decimals
 from genrag_cli.types import Doubles
 
 _BOTTOM_IN = 0.62
@@ -41,14 +41,15 @@ class _Term(NamedTuple):
 
 def draw_contributions(figure: Any, given: Explanation, *, left_in: float, right_in: float, top_in: float) -> None:
     """One panel per gene: each term's bar begins where the one above it ended, the last ends at the predicted value."""
-    terms = _list_terms(given)
+    terms, places = _list_terms(given), count_decimals(given)
     k = len(given.genes)
     gap_in = 0.22
     first_in = left_in + _NAMES_IN
     width_in = min((right_in - first_in - gap_in * (k - 1)) / k, 7.5)
     for j, gene in enumerate(given.genes):
         axis = _add_axes(figure, first_in + j * (width_in + gap_in), _BOTTOM_IN, width_in, top_in - _BOTTOM_IN)
-        _draw_gene(axis, terms, j, float(given.predicted[j]), None if given.measured is None else given.measured[j])
+        measured = None if given.measured is None else float(given.measured[j])
+        _draw_gene(axis, terms, j, float(given.predicted[j]), measured, places[j])
         names = [*(t.name for t in terms), "predicted", *(["measured"] if given.measured is not None else [])]
         axis.set_yticks(range(len(names)), names if j == 0 else [""] * len(names))
         axis.get_yticklabels()[len(terms)].set_fontweight("bold")
@@ -107,7 +108,9 @@ def _list_terms(given: Explanation) -> list[_Term]:
     return terms
 
 
-def _draw_gene(axis: Any, terms: list[_Term], j: int, predicted: float, measured: float | None) -> None:
+def _draw_gene(
+    axis: Any, terms: list[_Term], j: int, predicted: float, measured: float | None, places: int
+) -> None:  # fmt: skip
     from matplotlib.ticker import MaxNLocator
 
     n = len(terms)
@@ -129,7 +132,7 @@ def _draw_gene(axis: Any, terms: list[_Term], j: int, predicted: float, measured
         axis.barh(i, end - begin, left=begin, height=0.62, color=term.colour)
         _break(axis, i, begin, left, start)
         axis.plot([end, end], [i - 0.31, i + 1.31 if i < n - 1 else i + 1], color=GREY, linewidth=0.7, zorder=1)
-        _number(axis, f"{end - begin:+.2f}", max(begin, end), i)
+        _number(axis, f"{end - begin:+.{places}f}", max(begin, end), i)
     axis.barh(n, predicted, height=0.62, color=VERMILLION)
     _break(axis, n, 0.0, left, start)
     _number(axis, f"{predicted:.2f}", max(predicted, 0.0), n, fontweight="bold")

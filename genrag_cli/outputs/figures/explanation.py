@@ -79,6 +79,12 @@ class Explanation:
     """A line or two below the strip, such as where the pictures came from."""
 
 
+def count_decimals(given: Explanation) -> list[int]:
+    """For each gene, 2 to 4 decimals: as many as tell apart what single references add."""
+    largest = np.max([np.zeros(len(given.genes)), *(np.abs(r.contribution) for r in given.references)], axis=0)
+    return [2 if top >= 0.1 or top == 0 else 3 if top >= 0.01 else 4 for top in largest.tolist()]
+
+
 def draw_explanation(path: Path, given: Explanation) -> None:
     """Draws one spot: its tile and references, the contributions to up to four genes, and a sweep over omega.
 

@@ -1,11 +1,19 @@
 """The upper part of an explanation: the spot's own tile, and its references side by side with what they are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from genrag_cli.outputs.figures.canvas import BLUE, GREY, INK, PALE, SMALL, VERMILLION, cut
-from genrag_cli.outputs.figures.explanation import HEIGHT_IN, WIDTH_IN, Explanation, Reference, Tile
+from genrag_cli.outputs.figures.explanation import (
+    HEIGHT_IN,
+    WIDTH_IN,
+    Explanation,
+    Reference,
+    Tile,
+    count_decimals,
+)
 
 _LEFT_IN, _LINE_IN, _TOP_IN = 0.25, 0.195, 0.62
 _OWN_IN = 2.0
@@ -41,7 +49,7 @@ def draw_strip(figure: Any, given: Explanation) -> float:
         x = first_in + i * width_in
         if pictures:
             _draw_tile(figure, reference.tile, x, top_in, tile_in, BLUE)
-        _write_reference(figure, reference, i, x, text_in, width_in)
+        _write_reference(figure, reference, i, x, text_in, width_in, count_decimals(given))
     if not given.references:
         _write(figure, first_in, text_in, "no reference has a weight", color=GREY)
     last_in = text_in - (n_lines - 1) * _LINE_IN
@@ -64,13 +72,15 @@ def _write_own(figure: Any, given: Explanation, top_in: float) -> None:
         _write(figure, _LEFT_IN, top_in - line * _LINE_IN, text)
 
 
-def _write_reference(figure: Any, reference: Reference, i: int, x: float, top_in: float, width_in: float) -> None:
+def _write_reference(
+    figure: Any, reference: Reference, i: int, x: float, top_in: float, width_in: float, decimals: Sequence[int]
+) -> None:
     head = f"{i + 1}  {reference.spot}"
     lines = [cut(head, width_in), cut(reference.section, width_in), cut(reference.patient or "unknown", width_in)]
     lines.append(f"{reference.weight:.3f}")
-    for value, added in zip(reference.expression, reference.contribution, strict=True):
+    for value, added, places in zip(reference.expression, reference.contribution, decimals, strict=True):
         known = f"{value:.2f}" if np.isfinite(value) else "n/a"
-        lines.append(f"{known} ({added:+.2f})")
+        lines.append(f"{known} ({added:+.{places}f})")
     for line, text in enumerate(lines):
         _write(figure, x, top_in - line * _LINE_IN, text, weight="bold" if line == 0 else "normal")
 

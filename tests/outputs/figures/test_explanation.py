@@ -10,6 +10,7 @@ from PIL import Image
 from genrag_cli.errors import OutputError
 from genrag_cli.outputs.figures import Explanation, OmegaSweep, Reference, draw_explanation
 from genrag_cli.outputs.figures.contributions import _break, _cut_at, _list_terms
+from genrag_cli.outputs.figures.explanation import count_decimals
 
 TILE = np.full((8, 8, 3), (200, 30, 120), np.uint8)
 
@@ -118,3 +119,10 @@ def test_small_terms_on_a_large_one_are_drawn_large_and_bars_that_are_cut_say_so
         _break(axis, 0, 0.0, 2.0, start)
         _break(axis, 1, 2.5, 2.0, start)
         assert len(axis.lines) == strokes
+
+
+def test_small_additions_get_decimals_enough_to_tell_them_apart() -> None:
+    given = make(3, 1)
+    small = replace(given.references[0], contribution=np.array([0.5, 0.02, -0.003]))
+    assert count_decimals(replace(given, references=[small], others=np.zeros(3))) == [2, 3, 4]
+    assert count_decimals(replace(given, references=[], others=np.zeros(3))) == [2, 2, 2]
