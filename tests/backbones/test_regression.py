@@ -62,6 +62,13 @@ def test_the_strength_of_least_error_is_taken():
     np.testing.assert_allclose(found.coef, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_multiple_of_that_strength_is_fitted_where_it_is_asked_for():
+    plain, more = (regress(SCORES, SPARSE, FOLDS, times=t) for t in (1.0, 3.0))
+    assert (more.strength, more.curve) == (3 * plain.strength, plain.curve)
+    model = Ridge(alpha=N * more.strength).fit(SCORES.astype(float), DENSE.astype(float))
+    np.testing.assert_allclose(more.predict(SCORES), model.predict(SCORES), atol=1e-5)
+
+
 def test_genes_that_are_judged_decide_the_strength_of_all():
     noise = RNG.normal(size=(N, 3)).astype(np.float32)
     both = np.hstack([DENSE, noise])
