@@ -24,7 +24,7 @@ HELD = "P3_1"
 MPP = 1.2
 SETTINGS = [
     Settings(references=12),
-    Settings(context=0.5, omega=0.75, references=15, share=0.5),
+    Settings(context=0.5, ridge=10, omega=0.75, references=15, share=0.5),
     Settings(context=0.7, standardise="bank", omega=0.5, references=20, l1_ratio=0.5, share=0.75),
     Settings(omega=0.05, references=8, centred=False, spread=False, anchor_scale="cp10k", share=0.25),
 ]

@@ -64,7 +64,7 @@ def test_settings_are_stored_with_what_was_tried_and_drawn(tuned):
     said = tuned.said
     assert (said["tuning"], said["rule"], said["n_folds"]) == (1, "leave-one-patient-out", 2)
     assert said["folds"] == [["P1_1"], ["P2_1"]]
-    assert {t["stage"] for t in said["tried"]} == {"context", "omega", "l1_ratio", "preparation"}
+    assert {t["stage"] for t in said["tried"]} == {"context", "ridge", "omega", "l1_ratio", "preparation"}
     found = Tuning.read(Bank.open(tuned.bank, "stain"))
     assert (found.settings.words(), found.key) == (said["settings"], said["key"])
     assert tuning_files(tuned.bank) == ["stain.v1.t1.zarr.zip"]
