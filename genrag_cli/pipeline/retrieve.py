@@ -288,6 +288,11 @@ def strength_of(path: Path, options: SolveOptions, *, backbone: str, first_guess
     card = json.loads(str(about.get("backbone", "{}")))
     there = {**about, "backbone": card.get("name"), "guess from a file": about.get("first_guess") == "file"}
     asked["guess from a file"] = first_guess_from_file
+    if int(about.get("tuning", 0)):
+        raise UsageError(
+            f"--strength-from {path}: made with tuned settings, of which the strength is a part",
+            "Leave --strength-from out: the bank's tuned settings are used for every slide.",
+        )
     wrong = [f"{k} {there.get(k)} there, {v} here" for k, v in asked.items() if there.get(k) != v]
     if wrong or "l1_scale" not in about:
         raise UsageError(

@@ -36,6 +36,8 @@ SLOPE, SLOPES, NEAR = -0.8, (-2.0, -0.25), 0.7
 """Of log count over log strength: before anything is known, its bounds, and how near the goal it is measured."""
 MIDDLE = (0.4, 0.45, 0.5, 0.55, 0.6)
 """Quantiles whose mean stands for the median: counts are whole numbers, and a search needs to see halves."""
+FAR, ROUNDS = 0.2, 20
+"""Miss, in logs, of certified counts of some queries from which on all are counted so; rounds that a count may take."""
 COLD = 2
 """Passes after which a count that had no weights to begin from is near enough; one is, from weights nearby."""
 Found = tuple[Tensor, Tensor]
@@ -89,7 +91,8 @@ def find_strength(
     """Searches the scale for a median of `active` references over the queries.
 
     A sub-bank and few queries say where to look, few queries how the bank differs from it; then all queries count,
-    twice as a rule, the second time from the weights of the first. Counts come from pools without a certificate.
+    twice as a rule, the second time from the weights of the first. Counts come from pools without a certificate; where
+    a few queries with one are far from what was expected, the search goes on with certified counts.
 
     Args:
         scan: the bank, from `prepare`.
@@ -113,17 +116,18 @@ def find_strength(
         return FoundStrength(rule, 0.0, len(rows), False, 0.0)
     search, cost = _Search(top), 0.0
 
-    def count(where: Scan, b: Tensor, start: Found | None) -> tuple[float, Found]:
+    def count(where: Scan, b: Tensor, start: Found | None, *, certified: bool = False) -> tuple[float, Found]:
         nonlocal cost
         l1 = search.scale * sizes[: len(b)]
         warm = start is not None and len(start[0]) == len(b)
+        rounds = ROUNDS if certified else 1 if warm else COLD
         found = solve_working_set(
-            where, Batch(b, l1, l1 * ratio, nonnegative), gap=1e-3, max_rounds=1 if warm else COLD,
-            start=start if warm else None, certified=False,
+            where, Batch(b, l1, l1 * ratio, nonnegative), gap=1e-3, max_rounds=rounds, start=start if warm else None,
+            certified=certified,
         )  # fmt: skip
         cost += float(found.passes.double().sum()) * where.n / scan.n
-        counts = (found.weights != 0).sum(1).double()
-        return float(counts.quantile(counts.new_tensor(MIDDLE)).mean()), (found.index, found.weights)
+        kept = (found.index, found.weights)
+        return _middle(kept), kept
 
     if scan.n > scan.sub.n:
         where, goal, start = Scan(scan.sub, scan.precision), active * (scan.sub.n / scan.n) ** GROWTH, None
@@ -140,8 +144,24 @@ def find_strength(
         # A cold count is a little low, so a warm one follows it in any case; the last line is better than its points.
         if (search.learn(n_active, active) or abs(np.log(max(n_active, 0.5) / active)) < NEAR_ENOUGH) and step:
             break
+    assert start is not None
+    # Where counts fall steeply the last line leads astray: some of the queries, with a certificate, say whether it did.
+    some = slice(len(few) // 2)
+    seen = (start[0][some], start[1][some])
+    if not search.agrees(count(scan, few[some], seen, certified=True)[0], active * _middle(seen) / max(n_active, 0.5)):
+        search, start = _Search(top, search.scale, search.slope), None
+        for _ in range(STEPS):
+            n_active, start = count(scan, rows, start, certified=True)
+            if search.learn(n_active, active) or abs(np.log(max(n_active, 0.5) / active)) < NEAR_ENOUGH:
+                break
     reached = search.scale > WEAKEST * top * 1.01 or n_active >= active - search.close(active)
     return FoundStrength(rule.scaled(search.scale), n_active, len(rows), reached, cost)
+
+
+def _middle(found: Found) -> float:
+    """The middle of the queries' numbers of references."""
+    counts = (found[1] != 0).sum(1).double()
+    return float(counts.quantile(counts.new_tensor(MIDDLE)).mean())
 
 
 class _Search:
@@ -157,6 +177,11 @@ class _Search:
     def close(wanted: float) -> float:
         """How near a count must come."""
         return max(0.5, 0.01 * wanted)
+
+    @staticmethod
+    def agrees(n_active: float, wanted: float) -> bool:
+        """Whether a count is what a line promised."""
+        return abs(float(np.log(max(n_active, 0.5) / max(wanted, 0.5)))) < FAR
 
     def learn(self, n_active: float, wanted: float) -> bool:
         """Takes the count at the present scale and moves on; True where it is near enough or cannot get nearer."""

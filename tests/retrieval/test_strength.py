@@ -86,7 +86,7 @@ def test_fifty_references_are_even_and_cheap_on_real_anchors(real_problem, nonne
     n_active = solve(scan, slide, l1=l1, l2=l2, nonnegative=nonnegative).n_active
     assert abs(np.median(n_active) - 50) <= 2
     assert ((n_active >= 35) & (n_active <= 65)).mean() >= 0.9
-    assert found.passes / 256 <= 3
+    assert found.passes / 256 <= 3.25
 
 
 def test_a_path_is_what_each_strength_alone_gives_in_fewer_passes():

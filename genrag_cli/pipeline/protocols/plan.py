@@ -27,7 +27,7 @@ class Protocol:
             UsageError: for an unknown kind, or `fixed` without sections.
         """
         kind, _, listed = text.partition(":")
-        names = tuple(name.strip() for name in listed.split(",") if name.strip())
+        names = tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
         if kind not in PROTOCOLS:
             raise UsageError(f"unknown protocol {kind!r}", nearest(kind, PROTOCOLS))
         if kind == "fixed" and not names:

@@ -22,7 +22,7 @@ CORE_KS, GLOBAL_KS = (10, 50, 300), (10, 50, 300, 1000, 5000)
 SHARES = (0.5, 0.25, 0.75, 1.0)
 """Of the references; 0 would be the regression alone, of which no value can be traced."""
 MARGIN = 0.001
-"""By how much a setting must score better to take the place of one that is nearer to the default."""
+"""By how much a setting must score better at least to take the place of the present one."""
 QUERY_SPOTS, SECTION_SPOTS, FEWEST_SPOTS = 3000, 600, 10
 """Spots that settings are judged on at most, of them from one section, and at least for a correlation to be taken."""
 
@@ -52,7 +52,7 @@ OMEGAS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 STAGES: tuple[tuple[str, Callable[[Settings], list[dict[str, Any]]]], ...] = (
     ("context", lambda _: [{"context": c} for c in (0.0, 0.5, 0.7)]),
-    ("ridge", lambda _: [{"ridge": r} for r in (0.3, 1.0, 3.0, 10.0)]),
+    ("ridge", lambda _: [{"ridge": r} for r in (1.0, 3.0, 10.0)]),
     ("omega", lambda _: [{"omega": o} for o in OMEGAS]),
     ("l1_ratio", lambda _: [{"l1_ratio": r} for r in (0.9, 0.5, 0.99)]),
     ("preparation", lambda _: [{}, {"centred": False}, {"spread": False}, {"anchor_scale": "cp10k"},
@@ -120,14 +120,28 @@ def search(
             candidate = dataclasses.replace(now, **change)
             if candidate not in candidates and (best is None or candidate != now):
                 candidates.append(candidate)
-        for found in try_settings(data, splits, stage, candidates, STEPS if stage in PATHS else (1.0,)):
-            tried.append(found)
-            if best is None or found.score > best.score + MARGIN:
-                best = found
-        assert best is not None
+        found = list(try_settings(data, splits, stage, candidates, STEPS if stage in PATHS else (1.0,)))
+        tried += found
+        if best is None:
+            best = found[STEPS.index(1.0) * len(SHARES) + SHARES.index(1.0)]  # the untuned default
+        best = pick(best, found)
         tell(f"{stage}: best {best.score:.4f}")
     assert best is not None
     return best, tried
+
+
+def pick(best: Tried, found: Sequence[Tried]) -> Tried:
+    """The best of what is better than the present setting by more than chance; else the present one.
+
+    Better: in the mean over folds by more than `MARGIN`, and by more than a standard error of the folds' differences.
+    """
+    better = [best]
+    for one in found:
+        lead = np.subtract(one.by_fold, best.by_fold)
+        error = float(lead.std(ddof=1) / np.sqrt(len(lead))) if len(lead) > 1 else 0.0
+        if lead.mean() > max(MARGIN, error):
+            better.append(one)
+    return max(better, key=lambda t: t.score)
 
 
 def try_settings(
