@@ -133,7 +133,7 @@ def _report(records: list[dict[str, Any]], out: Path, listener: ConsoleListener,
         print_json({"records": records})
         return
     for record in records:
-        for title, columns, rows in tables(record):
+        for title, columns, rows in tables(record, verbose=listener.verbose):
             print_table(title, columns, rows, left=("section", "fold", "method", "panel", "settings"))
             typer.echo("")
         for note in notes(record):

@@ -14,6 +14,8 @@ from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.plot import draw_prediction
 from genrag_cli.pipeline.query_space import QuerySpace
 from genrag_cli.pipeline.retrieve import retrieve_slide
+from genrag_cli.pipeline.tuning.choice import choose_tuning
+from genrag_cli.pipeline.tuning.tune import tune_bank
 from genrag_cli.stores.atomic import new_folder
 from genrag_cli.stores.bank import Bank
 from genrag_cli.synthetic import write_cohort
@@ -56,12 +58,19 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
     listener.say(f"\n$ generag build-bank {train} --patients {PATIENTS} --exclude {held.name} {where}")
     build_bank([cohort], bank_folder, [backbone], BankOptions(exclude=(held.name,)), run, listener)
     bank = Bank.open(bank_folder, backbone.card.name)
+    listener.say(f"\n$ generag tune {bank_folder}")
+    tune_bank(
+        bank_folder, backbone.card.name, by="auto", seed=run.seed, overwrite=run.overwrite, dry_run=False,
+        listener=listener,
+    )  # fmt: skip
+    bank = Bank.open(bank_folder, backbone.card.name)
     options = SlideOptions(spots=spots)
     listener.say(f"\n$ generag embed {held.slide} --spots {spots} {where} --out {out}")
     embeddings = embed_slide(held.slide, out, backbone, options, bank.geometry, run, listener)
     listener.say(f"\n$ generag retrieve {held.slide} --spots {spots} {where} --genes all --out {out}")
     solve_options = SolveOptions()
-    with QuerySpace.of(bank, solve_options, run, listener, scratch=out) as space:
+    tuning = choose_tuning(bank, solve_options, guessed=False, listener=listener)
+    with QuerySpace.of(bank, solve_options, run, listener, scratch=out, tuning=tuning) as space:
         done = retrieve_slide(
             held.slide, out, bank, space, backbone, slide_options=options, solve_options=solve_options, genes="all",
             expression=True, run=run, listener=listener, argv="generag demo",

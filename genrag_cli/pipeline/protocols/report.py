@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 """Title, columns, rows."""
 
 
-def tables(record: dict[str, Any]) -> Iterator[Table]:
+LEADS_OVER = ("untuned", "regression beside it", "ridge, embedding to all", "ridge, anchors to all")
+"""Methods whose distance from retrieval is shown with its interval; `--verbose` shows all."""
+
+
+def tables(record: dict[str, Any], *, verbose: bool = False) -> Iterator[Table]:
     """The tables of a protocol in one preset: methods, what they were scored over, leads, claims."""
     summary, folds = record["summary"], record["folds"]
     head = f"{record['protocol']}, preset {record['preset']}"
@@ -46,7 +50,8 @@ def tables(record: dict[str, Any]) -> Iterator[Table]:
     if any(f["intervals"] for f in folds):
         yield (
             f"{head}: retrieval less each method, 95 % intervals (bootstrap, fold by fold)",
-            ("fold", "method", "core 50", "global 50", "global 1000", "drawn"), _leads(folds),
+            ("fold", "method", "core 50", "global 50", "global 1000", "drawn"),
+            _leads(folds, METHODS if verbose else LEADS_OVER),
         )  # fmt: skip
     claims = [c for f in folds for c in f["claims"]]
     if claims:
@@ -148,10 +153,10 @@ def _about_fold(fold: dict[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _leads(folds: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _leads(folds: Sequence[dict[str, Any]], methods: Iterable[str]) -> list[tuple[str, ...]]:
     rows = []
     for fold in folds:
-        for method in METHODS:
+        for method in methods:
             found = fold["intervals"].get(method)
             if method == OWN or not found:
                 continue
@@ -160,6 +165,8 @@ def _leads(folds: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
                 i = found.get(metric)
                 fine = i is not None and i["low"] is not None and i["estimate"] is not None
                 cells.append(f"{i['estimate']:+.3f} [{i['low']:+.3f}, {i['high']:+.3f}]" if fine else "-")
+            if set(cells) == {"-"}:
+                continue
             first = next(iter(found.values()))
             rows.append((fold["fold"], method, *cells, first["resampled"]))
     return rows
