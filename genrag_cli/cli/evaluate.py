@@ -63,7 +63,7 @@ def evaluate(
     patients: opt.Patients = None,
     bank: Annotated[
         Path | None,
-        typer.Option("--bank", help="Where the bank of a cohort is made. Default: in the folder of --out.",
+        typer.Option("--bank", help="Where a cohort's bank is made (if left out: in --out), or a prediction's is now.",
                      rich_help_panel=_PROTOCOLS, show_default=False),
     ] = None,
     out: Annotated[
@@ -89,7 +89,15 @@ def evaluate(
         )
     if truth is not None:
         _one_prediction(
-            what, truth, scoring, listener, allow_short=allow_short, aliases=gene_aliases, seed=seed, json=json
+            what,
+            truth,
+            scoring,
+            listener,
+            allow_short=allow_short,
+            aliases=gene_aliases,
+            seed=seed,
+            json=json,
+            bank=bank,
         )
         return
     from genrag_cli.cli.setup import load_all, make_run
@@ -113,7 +121,7 @@ def evaluate(
             (loaded,) = load_all(
                 [backbone], run.device, weights=None, options=None, unsafe_pickle=False, views=None, manifest=None
             )  # fmt: skip
-            opened = bank_of_cohort(what, bank or out / "bank.zarr", loaded, patients, run, listener)
+            opened = bank_of_cohort(what, bank or out / "bank.zarr", loaded, patients, run, listener, mine=bank is None)
         records = run_protocols(opened, asked, out, listener)
     finally:
         listener.close()
@@ -121,13 +129,15 @@ def evaluate(
 
 
 def _report(records: list[dict[str, Any]], out: Path, listener: ConsoleListener, *, json: bool) -> None:
+    from genrag_cli.pipeline.protocols.plan import Protocol
     from genrag_cli.pipeline.protocols.report import draw_record, notes, tables, write_csv
+    from genrag_cli.pipeline.protocols.run import file_name
 
     write_csv(out / "scores.csv", records)
     for record in records:
-        picture = out / f"{record['protocol'].replace(':', '-').replace(',', '-')}.{record['preset']}.png"
-        draw_record(picture, record)
-        listener.say(f"figure: {picture}")
+        picture = out / f"{file_name(Protocol.parse(record['protocol']))}.{record['preset']}.png"
+        if draw_record(picture, record):
+            listener.say(f"figure: {picture}")
     listener.say(f"every number: {out / 'scores.csv'}")
     if json:
         print_json({"records": records})
@@ -143,14 +153,15 @@ def _report(records: list[dict[str, Any]], out: Path, listener: ConsoleListener,
 
 def _one_prediction(
     path: Path, truth: str, scoring: str | None, listener: ConsoleListener, *, allow_short: bool,
-    aliases: Path | None, seed: int, json: bool,
+    aliases: Path | None, seed: int, json: bool, bank: Path | None,
 ) -> None:  # fmt: skip
     from genrag_cli.pipeline.evaluate import evaluate_prediction
     from genrag_cli.pipeline.sections import GeneRules
 
     found = evaluate_prediction(
-        path, truth, allow_short=allow_short, seed=seed, listener=listener, rules=GeneRules(aliases), scoring=scoring
-    )
+        path, truth, allow_short=allow_short, seed=seed, listener=listener, rules=GeneRules(aliases), scoring=scoring,
+        bank_folder=bank,
+    )  # fmt: skip
     about = found.prediction.about
     if json:
         kept = ("unit", "preset", "backbone", "bank", "bank_version", "omega", "alpha", "tuning")

@@ -15,6 +15,8 @@ from genrag_cli.errors import GeneragError
 from genrag_cli.evaluation.metrics import pearson_per_gene
 from genrag_cli.types import Doubles, Ints
 
+LEAST_TURN = np.pi / 6
+"""Of sections that are not mirrored."""
 MIN_RANKED = 3
 """Fewer genes have no rank correlation."""
 
@@ -123,9 +125,10 @@ def spin_null(prediction: ArrayLike, truth: ArrayLike, centres: ArrayLike, times
 
     The section is turned about its middle by a random angle, and mirrored in half of the cases; each spot takes the
     prediction of the spot that lies nearest to where it lands. That keeps the prediction's smoothness, which a shuffle
-    of spots destroys. Spots that land outside take the nearest one of the edge, and angles near 0 leave the section
-    nearly where it was, so the null is the better the rounder the section is. What only depends on the distance to the
-    middle, such as edge against core, survives every turn: it counts as chance here.
+    of spots destroys. Spots that land outside take the nearest one of the edge, so the null is the better the rounder
+    the section is; angles below 30 degrees are not drawn without a mirror, as they leave the section nearly as it was.
+    What only depends on the distance to the middle, such as edge against core, survives every turn:
+    it counts as chance here.
 
     Args:
         prediction: (n, G).
@@ -185,7 +188,10 @@ def _spin(centres: Doubles, times: int, random: np.random.Generator) -> Ints:
     """(times, n) for each turn, the spot that lies nearest to where a spot lands."""
     middle = centres.mean(axis=0)
     tree, own = cKDTree(centres), centres - middle
-    angles, mirrored = random.uniform(0, 2 * np.pi, times), random.integers(2, size=times) * 2 - 1
+    mirrored = random.integers(2, size=times) * 2 - 1
+    # A section that is neither mirrored nor turned by more than this is nearly itself, which is no chance.
+    least = np.where(mirrored > 0, LEAST_TURN, 0.0)
+    angles = random.uniform(least, 2 * np.pi - least)
     out = np.empty((times, len(centres)), np.int64)
     for i, (angle, mirror) in enumerate(zip(angles, mirrored, strict=True)):
         cos, sin = np.cos(angle), np.sin(angle)

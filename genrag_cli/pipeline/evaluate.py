@@ -17,6 +17,7 @@ from genrag_cli.genes.panels import N_GLOBAL
 from genrag_cli.genes.scales import convert, to_scale
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
+from genrag_cli.pipeline.mix_ups import named_section
 from genrag_cli.pipeline.protocols.claims import Claims, judge
 from genrag_cli.pipeline.sections import AS_NAMED, GeneRules
 from genrag_cli.pipeline.truth import lay_beside, read_measured
@@ -39,7 +40,7 @@ class Evaluated:
 
 def evaluate_prediction(
     path: Path, truth: str, *, allow_short: bool, seed: int, listener: Listener, rules: GeneRules = AS_NAMED,
-    scoring: str | None = None,
+    scoring: str | None = None, bank_folder: Path | None = None,
 ) -> Evaluated:  # fmt: skip
     """`generag evaluate`.
 
@@ -51,6 +52,7 @@ def evaluate_prediction(
         listener: told what happens.
         rules: when two names are one gene.
         scoring: a codebase by name, whose scores are wanted too.
+        bank_folder: where the prediction's bank is now; None: where it was.
 
     Raises:
         OutputError: for a prediction without expression.
@@ -67,7 +69,7 @@ def evaluate_prediction(
     var, scale = prediction.var, prediction.expression.scale
     genes = prediction.expression.genes
     measured = read_measured(truth, prediction, listener, rules)
-    leaks = leaks_of(prediction, measured, truth, listener)
+    leaks = leaks_of(prediction, measured, truth, bank_folder, listener)
     for leak in leaks:
         listener.warn(leak.text)
     wide = global_places(prediction)
@@ -113,22 +115,27 @@ def claims_of(prediction: StoredPrediction, measured: Measured, wide: Ints) -> d
         prediction.obs[keys.OUT_OF_BANK].to_numpy(bool)[both.rows],
     )  # fmt: skip
     level = float(prediction.about["interval_level"])
-    return judge(claimed, both.predicted, both.measured, np.flatnonzero(np.isin(own, wide)), level)
+    return judge(claimed, both.predicted, both.measured, np.flatnonzero(np.isin(own, wide)), level, both.present)
 
 
-def leaks_of(prediction: StoredPrediction, measured: Measured, truth: str, listener: Listener) -> list[Leak]:
+def leaks_of(
+    prediction: StoredPrediction, measured: Measured, truth: str, folder: Path | None, listener: Listener
+) -> list[Leak]:
     """Spots of the truth that stand in the bank under any name; the bank is read where it can be."""
     about = prediction.about
     try:
         name = json.loads(about["backbone"])["name"]
-        bank = Bank.open(Path(about["bank"]), name, version=int(about["bank_version"]))
+        bank = Bank.open(folder or Path(about["bank"]), name, version=int(about["bank_version"]))
+        if bank.fingerprint != about["bank_fingerprint"]:
+            raise BankError(f"{bank.folder} is another bank")
     except BankError as error:
         listener.say(f"the bank of the prediction was not looked through for the truth's own spots: {error.message}")
         return []
     shared, ours, theirs = np.intersect1d(measured.genes, bank.genes, return_indices=True)
     if not len(shared):
         return []
-    test = CountedSection(truth, None, measured.counts[:, ours])
+    section = named_section(truth)
+    test = CountedSection(truth, None if section is None else section.patient, measured.counts[:, ours])
     sections = [SectionReader.open(bank.folder, entry) for entry in bank.sections]
     return find_leaks([test], [CountedSection(s.name, s.patient, s.counts()[:, theirs]) for s in sections])
 
@@ -146,11 +153,19 @@ def score_as(scoring: str, prediction: StoredPrediction, measured: Measured) -> 
             "library size of every spot",
             "Predict with --preset paper.",
         )
-    panel = expression.genes if codebase.panel != "core" else prediction.y_init.genes
+    asked = expression.genes if codebase.panel != "core" else prediction.y_init.genes
+    panel = asked[np.isin(asked, expression.genes)]
+    if not np.isin(panel, measured.genes).any():
+        raise UsageError(f"--scoring {scoring}: none of its {len(asked)} genes is both predicted and measured")
     both = lay_beside(convert(expression, COUNTS), measured, panel[np.isin(panel, measured.genes)])
     found = codebase.score(both.predicted, both.measured)
     plain = {k: _finite(v) for k, v in dataclasses.asdict(found).items()}
-    return {**plain, "panel": codebase.panel, "what": codebase.words}
+    if len(panel) < len(asked):
+        plain["notes"].append(f"{len(asked) - len(panel)} of {len(asked)} genes of the panel are not in X")
+    if both.present is not None and not both.present.all():
+        plain["notes"].append(f"{int((~both.present).sum())} values are missing in X and scored as the bank's mean")
+    named = "all predicted genes; the benchmark means its own 50" if codebase.panel == "50 genes" else codebase.panel
+    return {**plain, "panel": named, "what": codebase.words}
 
 
 def _finite(value: Any) -> Any:

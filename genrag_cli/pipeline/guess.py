@@ -124,7 +124,7 @@ def first_guess(
         (n, A), and what is to be recorded.
     """
     about: dict[str, Any] = {
-        "first_guess": "head", "anchors_scale": space.anchors.scale.name,
+        "first_guess": "head" if space.tuning is None else "regression", "anchors_scale": space.anchors.scale.name,
         "anchors_left_out": list(space.anchors.dropped), "first_guess_below_0": 0,
     }  # fmt: skip
     if foreign is not None and taken is not None:

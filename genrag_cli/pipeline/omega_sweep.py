@@ -252,7 +252,7 @@ def _keep_count(
 
 def _guessed(stored: StoredPrediction) -> Guessed | None:
     """Whose first guess stands in the prediction; None where it is of the bank's own."""
-    if stored.about.get("first_guess", "head") == "head":
+    if stored.about.get("first_guess", "head") in ("head", "regression"):
         return None
     if stored.y_init.scale.library == "panel":
         raise FeaturesError(

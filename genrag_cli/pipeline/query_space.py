@@ -135,6 +135,13 @@ class QuerySpace:
         guess = self.tuning.guess(ready, columns(self.bank.genes, self.anchors.genes))
         return to_anchor_scale(guess, self.tuning.settings)
 
+    def statistics(self, sample: Floats, what: str) -> SlideStatistics:
+        """What standardises a slide: its own sample (s, d), or the bank's where settings say so or it is too small."""
+        if self.tuning is not None and self.tuning.settings.standardise == "bank":
+            derived = self.bank.derived
+            return SlideStatistics(derived["features/mean"], derived["features/sd"], "the bank's, as tuned")
+        return SlideStatistics.of(sample, self.bank, what)
+
     @property
     def needs_places(self) -> bool:
         """Whether features of a spot depend on the spots around it."""
@@ -153,8 +160,6 @@ class QuerySpace:
             return embeddings, none
         if self.tuning is None:
             return standardise(embeddings, statistics.mean, statistics.sd), none
-        if self.tuning.settings.standardise == "bank":
-            statistics = SlideStatistics.of(embeddings[:0], self.bank)
         return self.tuning.features(standardise(embeddings, statistics.mean, statistics.sd), grid, self.bank)
 
     def queries(self, features: Floats, y_init: Floats) -> Floats:

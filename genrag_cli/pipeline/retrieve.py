@@ -22,7 +22,7 @@ from genrag_cli.pipeline.loading import Loaded
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.provenance import about_inputs, about_search, about_solution
 from genrag_cli.pipeline.query import Query, query_features, query_slide
-from genrag_cli.pipeline.query_space import FEWEST_TILES, QuerySpace, SlideStatistics, bank_blocks
+from genrag_cli.pipeline.query_space import FEWEST_TILES, QuerySpace, bank_blocks
 from genrag_cli.pipeline.reported import describe_trust, describe_weights
 from genrag_cli.pipeline.solver import Solver
 from genrag_cli.pipeline.tuning.tuning import Tuning
@@ -187,7 +187,7 @@ def retrieve_spots(
         listener.say(f"would write {target}: {len(grid)} spots, {len(chosen)} genes")
         return Retrieved(target, len(grid), skipped=True)
     features, sample = query.embed(target.parent)
-    statistics = SlideStatistics.of(sample, bank, "tissue tiles" if query.pixels else "spots")
+    statistics = space.statistics(sample, "tissue tiles" if query.pixels else "spots")
     listener.say(f"{slide_id}: embeddings standardised by {statistics.source}")
     y_init, about_guess = first_guess(
         query, features, statistics, space, bank, backbone=backbone, foreign=foreign, taken=taken, target=target,

@@ -109,6 +109,8 @@ def find_strength(
     ratio = (1 - l1_ratio) / l1_ratio
     rule = StrengthRule(1.0, ratio, power)
     rows = torch.as_tensor(np.ascontiguousarray(np.asarray(queries, np.float32).T)).to(scan.atoms.device)
+    if not len(rows):
+        return FoundStrength(rule, 0.0, 0, False, 0.0)
     few = rows[: min(FEW, len(rows))]
     sizes = torch.as_tensor(rule.of(queries)[0]).to(rows.device)
     top = _largest(scan, few, sizes[: len(few)], nonnegative)
@@ -146,7 +148,7 @@ def find_strength(
             break
     assert start is not None
     # Where counts fall steeply the last line leads astray: some of the queries, with a certificate, say whether it did.
-    some = slice(len(few) // 2)
+    some = slice((len(few) + 1) // 2)
     seen = (start[0][some], start[1][some])
     if not search.agrees(count(scan, few[some], seen, certified=True)[0], active * _middle(seen) / max(n_active, 0.5)):
         search, start = _Search(top, search.scale, search.slope), None

@@ -100,13 +100,13 @@ def test_genes_carry_what_folds_expect_of_them(tuned):
     arrays, var = Tuning.read(bank).arrays, found.var.loc[bank.genes]
     names = {
         "expected_pcc": "expected_pcc",
-        "expected_pcc_q": "q_value",
+        "oof_pcc_q": "q_value",
         "interval_low": "low",
         "interval_high": "high",
     }
     for column, array in names.items():
         np.testing.assert_allclose(var[column], arrays[f"genes/{array}"], err_msg=column)
-    predictable = (var["expected_pcc_q"] <= 0.05) & (var["expected_pcc"] > 0)
+    predictable = (var["oof_pcc_q"] <= 0.05) & (var["oof_pcc"] > 0)
     assert var["predictable"].tolist() == predictable.tolist()
     assert 0 < var["predictable"].sum() == tuned.said["n_predictable"] < len(var)
     assert (var["interval_low"] < var["interval_high"]).all()

@@ -110,3 +110,11 @@ def test_a_path_over_unlike_rules_is_refused():
     scan, queries = made_up()
     with pytest.raises(SolverError, match="one power"):
         list(solve_path(scan, queries, [StrengthRule(1, 1, 0.0), StrengthRule(1, 1, 0.5)]))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_a_strength_is_found_for_hardly_any_queries(n):
+    scan, queries = made_up(500, 4)
+    found = find_strength(scan, queries[:, :n], active=5)
+    assert found.n_queries == n
+    assert found.rule.l1 > 0

@@ -62,8 +62,9 @@ class Claims:
 
 
 def judge(
-    claimed: Claims, predicted: NDArray[Any], truth: NDArray[Any], wide: Ints, level: float = LEVEL
-) -> dict[str, Any]:
+    claimed: Claims, predicted: NDArray[Any], truth: NDArray[Any], wide: Ints, level: float = LEVEL,
+    present: NDArray[np.bool_] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Claims against the truth of one section.
 
     Args:
@@ -72,16 +73,20 @@ def judge(
         truth: (n, G) in the same scale.
         wide: genes of the global panel.
         level: of the intervals.
+        present: (n, G) False where the prediction is missing and holds a filler; None where nothing is.
     """
-    realised = pearson_per_gene(predicted, truth)
+    realised = pearson_per_gene(predicted, truth, present)
+    here = np.ones(truth.shape, np.bool_) if present is None else present
+    known_truth = np.where(here, truth, np.nan)
     rho_all, n_all = rank_agreement(claimed.expected, realised)
     rho, n = rank_agreement(claimed.expected[wide], realised[wide])
     known = np.flatnonzero(np.isfinite(claimed.low) & np.isfinite(claimed.high))
     by_gene, mean = coverage(
-        truth[:, known], predicted[:, known] + claimed.low[known], predicted[:, known] + claimed.high[known]
+        known_truth[:, known], predicted[:, known] + claimed.low[known], predicted[:, known] + claimed.high[known]
     )
     in_wide = by_gene[np.isin(known, wide)]
-    error = np.sqrt(np.mean((predicted[:, wide] - truth[:, wide]) ** 2, axis=1))
+    squares = np.where(here, (predicted - truth) ** 2, 0.0)[:, wide].sum(axis=1)
+    error = np.sqrt(squares / np.maximum(here[:, wide].sum(axis=1), 1))
     flags = flagged_error(error, claimed.flagged)
     return {
         "spearman_all": _plain(rho_all), "genes_all": n_all, "spearman_global": _plain(rho), "genes_global": n,

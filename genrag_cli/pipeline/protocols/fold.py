@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from genrag_cli.errors import GeneragError
 from genrag_cli.evaluation.baselines import N_SHUFFLES, repeat_mean, shuffle_spots, spread_library
 from genrag_cli.genes.moments import GeneStatistics
 from genrag_cli.pipeline.options import FoldsBy
@@ -94,18 +95,28 @@ def run_fold(
     """
     train = np.flatnonzero(np.isin(data.section_of, held.train))
     tried: list[Tried] = []
-    trust, splits, settings, rule = None, None, PAPER, "published values"
+    trust, settings, rule = None, PAPER, "published values"
     if not published:
         folds, rule = inner_folds(data, train, by)
-        splits = make_splits(data, train, folds, seed=seed)
-        best, tried = search(data, splits, Settings(), lambda _: None)
-        settings = best.settings
-        trust = assess(data, splits, settings, seed, listener)
+        try:
+            splits = make_splits(data, train, folds, seed=seed)
+        except GeneragError as error:
+            listener.warn(
+                f"{held.name}: untuned, as folds within the training sections are too small ({error.message})"
+            )
+            settings, rule = Settings(), "untuned: too few spots to fold"
+        else:
+            best, tried = search(data, splits, Settings(), lambda _: None)
+            settings = best.settings
+            trust = assess(data, splits, settings, seed, listener)
     everything = np.flatnonzero(data.common) if trust is not None else None
     fitted = fit(data, settings, train, everything)
-    genes = np.union1d(fitted.genes[fitted.core], fitted.genes[fitted.wide])
+    # Anchors that a test section did not measure are not scored.
+    core = fitted.genes[fitted.core]
+    core = core[data.common[core]]
+    genes = np.union1d(core, fitted.genes[fitted.wide])
     result = FoldResult(
-        held, fitted, genes, np.searchsorted(genes, fitted.genes[fitted.core]),
+        held, fitted, genes, np.searchsorted(genes, core),
         np.searchsorted(genes, fitted.genes[fitted.wide]), settings, rule, tried, trust, {}, {},
     )  # fmt: skip
     return result, _answers(data, result, seed, listener)
@@ -139,7 +150,7 @@ def _answers(data: BankData, result: FoldResult, seed: int, listener: Listener) 
         yield Answer(OWN, section, [own[section]])
         guess = fitted.regression.predict(fitted.basis.scores(fitted.features[rows]))
         first = np.zeros((len(rows), len(genes)), np.float32)
-        first[:, result.core] = guess[:, fitted.core]
+        first[:, result.core] = guess[:, np.searchsorted(fitted.genes, genes[result.core])]
         yield Answer("first guess", section, [first], genes="core")
         if not settings.published:
             yield Answer("regression beside it", section, [guess[:, places]])

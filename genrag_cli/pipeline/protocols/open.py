@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from genrag_cli.cohorts import open_cohort
+from genrag_cli.errors import UsageError
 from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.build_bank import build_bank
 from genrag_cli.pipeline.loading import Loaded
 from genrag_cli.pipeline.options import RunOptions
-from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.bank import Bank, read_manifest
 from genrag_cli.stores.layout import MANIFEST
 from genrag_cli.types import Listener
 
@@ -18,7 +19,7 @@ def is_bank(path: Path) -> bool:
 
 
 def bank_of_cohort(
-    cohort: Path, folder: Path, loaded: Loaded, patients: str | None, run: RunOptions, listener: Listener
+    cohort: Path, folder: Path, loaded: Loaded, patients: str | None, run: RunOptions, listener: Listener, *, mine: bool
 ) -> Bank:
     """A bank of all sections of a cohort, tested ones too: each fold then leaves its own out.
 
@@ -29,7 +30,20 @@ def bank_of_cohort(
         patients: as for `build-bank`.
         run: device, workers.
         listener: told what happens.
+        mine: whether the folder is this command's own, where an unfinished bank may stand.
+
+    Raises:
+        UsageError: for a bank of other sections.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    build_bank([open_cohort(cohort, patients=patients)], folder, [loaded], BankOptions(), run, listener)
+    opened = open_cohort(cohort, patients=patients)
+    if is_bank(folder):
+        there = {s["name"] for s in read_manifest(folder)["sections"]}
+        ours = {s.name for s in opened.sections}
+        if there - ours or (ours - there and not mine):
+            raise UsageError(
+                f"--bank {folder} holds other sections than {cohort}, and test sections must not get into it",
+                "Leave --bank out, or evaluate that bank itself: generag evaluate BANK --protocol ...",
+            )
+    build_bank([opened], folder, [loaded], BankOptions(), run, listener)
     return Bank.open(folder, loaded.backbone.card.name)

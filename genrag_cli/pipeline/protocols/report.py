@@ -62,19 +62,19 @@ def tables(record: dict[str, Any], *, verbose: bool = False) -> Iterator[Table]:
 
 def notes(record: dict[str, Any]) -> list[str]:
     """Sentences that belong under the tables: leaks, exceptions, what cannot be scored."""
-    said = []
+    said, summary = [], record["summary"]
     for fold in record["folds"]:
         said += [f"{fold['fold']}: {leak['text']}" for leak in fold["leaks"]]
     behind = record["behind"]
-    if behind:
+    if not any(metric in summary[OWN] for metric in METRICS):
+        said.append("no PCC-k is defined: the panels are smaller than k, or too few genes vary")
+    elif behind:
         listed = "; ".join(f"{b['method']}, {b['metric']}: {b['by']:.4f}" for b in behind)
         said.append(f"above retrieval in the mean over folds: {listed}")
     else:
         said.append("no other method is above retrieval on any of these metrics, in the mean over folds")
-    summary = record["summary"]
-    constant = [
-        m for m in ("library size", "mean profile") if m in summary and not any(k in summary[m] for k in METRICS)
-    ]
+    flat = [m for m in ("library size", "mean profile") if m in summary]
+    constant = [m for m in flat if not {"core all", "global all"} & set(summary[m])]
     if constant:
         said.append(f"{' and '.join(constant)}: constant over spots in this scale, so no correlation is defined")
     return said
@@ -96,8 +96,8 @@ def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
     path.write_text(text.getvalue(), encoding="utf-8")
 
 
-def draw_record(path: Path, record: dict[str, Any]) -> None:
-    """Methods as dots, one panel per metric; bars from the lowest to the highest fold."""
+def draw_record(path: Path, record: dict[str, Any]) -> bool:
+    """Methods as dots, a panel per metric, bars from the lowest to the highest fold; False where there are none."""
     rows = []
     for method, s in record["summary"].items():
         for metric in ("core 10", "core 50", "core 300", "global 50", "global 300", "global 1000", "global 5000"):
@@ -106,10 +106,13 @@ def draw_record(path: Path, record: dict[str, Any]) -> None:
             by_fold = _fold_values(record["folds"], method, metric)
             low, high = (min(by_fold), max(by_fold)) if len(by_fold) > 1 else (None, None)
             rows.append(ScoreRow(method, f"PCC {metric}", s.get(metric), low, high, own=method == OWN))
+    if not rows:
+        return False
     draw_scores(
         path, rows, title=f"{record['protocol']}, preset {record['preset']}",
         note=f"Mean over {len(record['folds'])} folds; bars from the lowest to the highest fold.",
     )  # fmt: skip
+    return True
 
 
 def _fold_values(folds: Sequence[dict[str, Any]], method: str, metric: str) -> list[float]:

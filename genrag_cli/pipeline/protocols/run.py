@@ -57,6 +57,8 @@ def run_protocols(bank: Bank, asked: Asked, folder: Path | None, listener: Liste
         `summary` (per method), `claims`, `leaks`.
     """
     records = []
+    for protocol in asked.protocols:  # what cannot be planned is refused before the long work
+        plan_folds(protocol, bank.sections)
     for preset in asked.presets:
         scale = COUNTS if preset == "paper" else LOG1P_CP10K
         data = BankData.of(bank, EVERYTHING, scale)
@@ -67,7 +69,7 @@ def run_protocols(bank: Bank, asked: Asked, folder: Path | None, listener: Liste
             for number, held in enumerate(folds):
                 by: FoldsBy = folds_by(protocol, asked.inner)  # type: ignore[assignment]
                 key = fingerprint(WAY, bank.fingerprint, preset, held, by, asked.seed, asked.times)
-                file = None if folder is None else folder / f"{protocol.kind}.{preset}.{_word(held.name)}.json"
+                file = None if folder is None else folder / f"{file_name(protocol)}.{preset}.{_word(held.name)}.json"
                 found = _read(file, key)
                 if found is None:
                     found = {"key": key, **one_fold(data, held, preset, by, asked, listener)}
@@ -190,6 +192,11 @@ def _plain(interval: Any) -> dict[str, Any]:
     return {
         k: getattr(interval, k) for k in ("estimate", "low", "high", "level", "times", "resampled", "note")
     }  # fmt: skip
+
+
+def file_name(protocol: Protocol) -> str:
+    """Of files: protocols of one kind over other sections go by other names."""
+    return protocol.kind + (f"-{fingerprint(protocol.sections)[:8]}" if protocol.sections else "")
 
 
 def _word(name: str) -> str:

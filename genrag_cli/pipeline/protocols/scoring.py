@@ -42,7 +42,7 @@ def score_answer(answer: Answer, truth: Floats, result: FoldResult, scale: Scale
 def _score(prediction: Floats, truth: Floats, ks: list[int], scale: Scale) -> dict[Any, float | None]:
     p, t = in_log(prediction, truth, scale)
     r = pearson_per_gene(p, t)
-    out: dict[Any, float | None] = {k: pcc_k(r, k, allow_short=True).value for k in ks}
+    out: dict[Any, float | None] = {k: pcc_k(r, k).value for k in ks}
     out["all"] = pcc_k(r, len(r), allow_short=True).value if len(r) else None
     out["undefined"] = float(np.isnan(r).sum())
     out["mse"] = float(np.mean((p - t) ** 2))

@@ -3,6 +3,7 @@
 Large banks are drawn down to an even share of each section. Nothing here is chosen by looking at expression.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,13 +123,24 @@ class BankData:
     def panels(self, among: Ints) -> tuple[Ints, Ints, GeneStatistics]:
         """Core and global panel of some sections alone, and the statistics of their genes.
 
+        Sections count as a whole: where blocks of one section are left out, its panel and means have seen them.
+
         Args:
             among: sections by number.
         """
         chosen = [self.sections[i] for i in among]
         statistics = pool_statistics(stored_statistics(chosen, self.scale))
         options = AnchorOptions.recall(self.bank.version["recipe"])
-        names, _ = choose_anchors(self.bank.genes, chosen, options, Listener(), among=self._predicted())
+        among_these = self._predicted()
+        try:
+            names, _ = choose_anchors(self.bank.genes, chosen, options, Listener(), among=among_these)
+        except GeneragError:
+            if options.number is None or options.listed() is not None:
+                raise
+            # In fewer sections fewer genes may pass than were asked for: all that do, then.
+            fewer = dataclasses.replace(options, number=None)
+            names, _ = choose_anchors(self.bank.genes, chosen, fewer, Listener(), among=among_these)
+            names = names[: options.number]
         wide = global_panel(statistics, N_GLOBAL)
         return columns(self.bank.genes, names), wide[self.common[wide]], statistics
 

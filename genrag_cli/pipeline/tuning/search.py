@@ -121,7 +121,8 @@ def search(
             if candidate not in candidates and (best is None or candidate != now):
                 candidates.append(candidate)
         found = list(try_settings(data, splits, stage, candidates, STEPS if stage in PATHS else (1.0,)))
-        tried += found
+        # The present setting stands in every stage, so that a curve shows what it was compared with.
+        tried += [dataclasses.replace(best, stage=stage), *found] if best is not None else found
         if best is None:
             best = found[STEPS.index(1.0) * len(SHARES) + SHARES.index(1.0)]  # the untuned default
         best = pick(best, found)

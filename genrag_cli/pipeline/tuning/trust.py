@@ -24,14 +24,18 @@ Q = 0.05
 TURNS = 20
 """Turned sections of the null, pooled over genes."""
 QUANTILES = 1001
+FEWEST_GENES = 200
+"""Correlations by gene and fold from which on expectations are learned; with fewer they are the means."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trust:
     """Of G genes and of residuals; NaN where nothing is known."""
 
-    expected_pcc: Doubles
+    oof_pcc: Doubles
     """(G,) mean over sections within folds, then over folds, of the Pearson correlation over spots."""
+    expected_pcc: Doubles
+    """(G,) what to expect of another section, see `expect_pcc`."""
     q_value: Doubles
     """(G,) Benjamini-Hochberg, against turned sections."""
     low: Doubles
@@ -50,7 +54,7 @@ class Trust:
     def predictable(self) -> Any:
         """(G,) bool."""
         with np.errstate(invalid="ignore"):
-            return (self.q_value <= Q) & (self.expected_pcc > 0)
+            return (self.q_value <= Q) & (self.oof_pcc > 0)
 
 
 def assess(data: BankData, splits: Sequence[Split], settings: Settings, seed: int, listener: Listener) -> Trust:
@@ -65,6 +69,7 @@ def assess(data: BankData, splits: Sequence[Split], settings: Settings, seed: in
     """
     genes = np.flatnonzero(data.common)
     r_folds: list[Doubles] = []
+    ratio_folds: list[Doubles] = []
     null_folds: list[Doubles] = []
     residuals: list[Floats] = []
     spots: list[tuple[Floats, Floats]] = []
@@ -74,19 +79,25 @@ def assess(data: BankData, splits: Sequence[Split], settings: Settings, seed: in
     for number, part in enumerate(splits):
         fitted = fit(data, settings, part.train, genes)
         retriever = Retriever.of(fitted, settings)
-        r, null, scores = [], [], []
+        r, ratio, null, scores = [], [], [], []
         for rows in part.asked:
             (codes,) = retriever.ask(rows)
             found = retriever.parts(rows, codes)
-            predicted = found.predict(settings.share)
-            r.append(pearson_per_gene(predicted, found.truth))
-            null.append(spin_null(predicted, found.truth, centres[rows], TURNS, seed=seed))
-            residuals.append(found.truth - predicted)
+            whole = found.predict(settings.share)
+            scores.append(scores_of(fitted, whole, found.truth))
+            # A fold's anchors may be genes that only other sections lack.
+            places = np.searchsorted(fitted.genes, genes)
+            predicted, truth = whole[:, places], found.truth[:, places]
+            r.append(pearson_per_gene(predicted, truth))
+            sd = np.maximum(truth.std(axis=0, dtype=np.float64), 1e-9)
+            ratio.append(np.minimum(predicted.std(axis=0, dtype=np.float64) / sd, 1.0))
+            null.append(spin_null(predicted, truth, centres[rows], TURNS, seed=seed + int(rows[0])))
+            residuals.append(truth - predicted)
             spots.append(retriever.residuals(rows, codes))
-            scores.append(scores_of(fitted, predicted, found.truth))
             name = str(data.names[data.section_of[rows[0]]])
             by_section[name if name not in by_section else f"{name} ({number + 1})"] = scores[-1]
         r_folds.append(mean_over(r))
+        ratio_folds.append(mean_over(ratio))
         null_folds.append(mean_over(null))
         score_folds.append(_mean_scores(scores))
         listener.progress(Progress("predict spots left out", number + 1, len(splits)))
@@ -95,11 +106,49 @@ def assess(data: BankData, splits: Sequence[Split], settings: Settings, seed: in
     steps = np.linspace(0, 1, QUANTILES)
     morphology, anchor = (np.quantile(np.concatenate([s[i] for s in spots]), steps) for i in (0, 1))
     n_genes = len(data.common)
-    wide = [_spread(v, genes, n_genes) for v in (observed, q_values(p_values(observed, null_r)), low, high)]
+    known = {name: data.bank.derived[f"genes/{data.scale.name}/{name}"][genes] for name in ("mean", "detected")}
+    expected = expect_pcc(np.stack(r_folds), np.stack(ratio_folds), known["mean"], known["detected"])
+    q = q_values(p_values(observed, null_r))
+    wide = [_spread(v, genes, n_genes) for v in (observed, expected, q, low, high)]
     return Trust(
-        expected_pcc=wide[0], q_value=wide[1], low=wide[2], high=wide[3], morphology=morphology, anchor=anchor,
+        oof_pcc=wide[0], expected_pcc=wide[1], q_value=wide[2], low=wide[3], high=wide[4],
+        morphology=morphology, anchor=anchor,
         scores=_mean_scores(score_folds), sections=by_section, n_spots=sum(len(r) for r in residuals),
     )  # fmt: skip
+
+
+def expect_pcc(r: Doubles, ratio: Doubles, mean: Doubles, detected: Doubles) -> Doubles:
+    """The correlation to expect of each gene on another section.
+
+    A correlation over a few hundred spots is noisy. What the other folds say of a gene (its mean correlation, how much
+    of its measured sd its predictions reach, log mean and detection) is regressed on the correlation in each fold, and
+    the same line is then laid through what all folds say: genes are pulled to what genes like them reached.
+
+    Args:
+        r: (K, G) correlations by fold, NaN where undefined.
+        ratio: (K, G) sd of predictions over sd of measurements, at most 1.
+        mean: (G,) over the bank.
+        detected: (G,) share of the bank's spots.
+
+    Returns:
+        (G,) NaN where no fold has a correlation; the mean correlation where there is too little to learn a line from.
+    """
+    n_folds, observed = len(r), mean_over(list(r))
+
+    def say(folds: list[int]) -> Doubles:
+        return np.column_stack([
+            np.ones(len(mean)), mean_over([r[i] for i in folds]), mean_over([ratio[i] for i in folds]),
+            np.log(mean + 1e-4), np.sqrt(detected),
+        ])  # fmt: skip
+
+    inputs = [say([i for i in range(n_folds) if i != held]) for held in range(n_folds)] if n_folds > 1 else []
+    known = [np.isfinite(x).all(axis=1) & np.isfinite(r[held]) for held, x in enumerate(inputs)]
+    if sum(int(k.sum()) for k in known) < FEWEST_GENES:
+        return observed
+    x = np.concatenate([i[k] for i, k in zip(inputs, known, strict=True)])
+    y = np.concatenate([r[held][k] for held, k in enumerate(known)])
+    line = np.linalg.lstsq(x, y, rcond=None)[0]
+    return np.asarray(np.where(np.isfinite(observed), say(list(range(n_folds))) @ line, np.nan))
 
 
 def mean_over(arrays: Sequence[Doubles]) -> Doubles:

@@ -44,6 +44,11 @@ def tune_bank(
         UsageError: for folds that the bank does not have.
     """
     bank = Bank.open(folder, backbone)
+    if bank.manifest["backbones"][backbone].get("predicts"):
+        listener.warn(
+            f"{backbone} guesses by itself, and folds are judged with guesses of the bank's own: retrieve will not use "
+            "these settings for it"
+        )
     key = tuning_key(bank, by, seed)
     there = None if overwrite else Tuning.read(bank)  # a damaged one is no reason not to tune again
     if there is not None and there.key == key:
@@ -110,8 +115,9 @@ def collect(data: BankData, fitted: Fit, settings: Settings, trust: Trust) -> di
     return {
         "basis/centre": fitted.basis.centre, "basis/directions": fitted.basis.directions, "regression/coef": coef,
         "anchors/centre": retriever_blocks.anchor_centre, "anchors/scale": retriever_blocks.anchor_scale,
-        "genes/expected_pcc": trust.expected_pcc, "genes/q_value": trust.q_value, "genes/low": trust.low,
-        "genes/high": trust.high, "spots/morphology": trust.morphology, "spots/anchor": trust.anchor,
+        "genes/oof_pcc": trust.oof_pcc, "genes/expected_pcc": trust.expected_pcc, "genes/q_value": trust.q_value,
+        "genes/low": trust.low, "genes/high": trust.high, "spots/morphology": trust.morphology,
+        "spots/anchor": trust.anchor,
     }  # fmt: skip
 
 

@@ -83,11 +83,11 @@ class Tuning:
 
     def describe_genes(self, chosen: Ints) -> dict[str, NDArray[Any]]:
         """Columns of `var` of chosen genes."""
-        expected, q = (self.arrays[f"genes/{name}"][chosen] for name in ("expected_pcc", "q_value"))
+        observed, expected, q = (self.arrays[f"genes/{n}"][chosen] for n in ("oof_pcc", "expected_pcc", "q_value"))
         with np.errstate(invalid="ignore"):
-            predictable = (q <= Q) & (expected > 0)
+            predictable = (q <= Q) & (observed > 0)
         return {
-            keys.VAR_EXPECTED: expected, keys.VAR_Q: q, keys.VAR_PREDICTABLE: predictable,
+            keys.VAR_OOF: observed, keys.VAR_EXPECTED: expected, keys.VAR_Q: q, keys.VAR_PREDICTABLE: predictable,
             keys.VAR_LOW: self.arrays["genes/low"][chosen], keys.VAR_HIGH: self.arrays["genes/high"][chosen],
         }  # fmt: skip
 
