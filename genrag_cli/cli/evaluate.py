@@ -106,11 +106,11 @@ def evaluate(
     from genrag_cli.pipeline.protocols.run import Asked, run_protocols
     from genrag_cli.stores.bank import Bank
 
-    if scoring is not None or allow_short:
-        raise UsageError("--scoring and --allow-short are for one prediction and its --truth", "Leave them out.")
+    if scoring is not None:
+        raise UsageError("--scoring is for one prediction and its --truth", "Leave it out.")
     asked = Asked(
         tuple(Protocol.parse(text) for text in protocol or ()), parse_presets(preset or ["default"]), folds,
-        times, seed,
+        times, seed, allow_short,
     )  # fmt: skip
     run = make_run(listener, device=device, workers=workers, seed=seed)
     out.mkdir(parents=True, exist_ok=True)

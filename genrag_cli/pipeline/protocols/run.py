@@ -41,6 +41,8 @@ class Asked:
     times: int = 200
     """Replicates of the bootstrap; 0: no intervals."""
     seed: int = 0
+    allow_short: bool = False
+    """Let PCC-k average fewer than k genes where fewer are defined; how many are undefined stands beside it."""
 
 
 def run_protocols(bank: Bank, asked: Asked, folder: Path | None, listener: Listener) -> list[dict[str, Any]]:
@@ -68,7 +70,7 @@ def run_protocols(bank: Bank, asked: Asked, folder: Path | None, listener: Liste
             done = []
             for number, held in enumerate(folds):
                 by: FoldsBy = folds_by(protocol, asked.inner)  # type: ignore[assignment]
-                key = fingerprint(WAY, bank.fingerprint, preset, held, by, asked.seed, asked.times)
+                key = fingerprint(WAY, bank.fingerprint, preset, held, by, asked.seed, asked.times, asked.allow_short)
                 file = None if folder is None else folder / f"{file_name(protocol)}.{preset}.{_word(held.name)}.json"
                 found = _read(file, key)
                 if found is None:
@@ -95,7 +97,7 @@ def one_fold(
     kept: dict[str, dict[int, Floats]] = {}
     rows = []
     for answer in answers:
-        scores = score_answer(answer, truths[answer.section], result, data.scale)
+        scores = score_answer(answer, truths[answer.section], result, data.scale, allow_short=asked.allow_short)
         rows.append({"section": str(data.names[answer.section]), "method": answer.method, **scores})
         if answer.values and answer.genes == "all":
             kept.setdefault(answer.method, {})[answer.section] = answer.values[0]

@@ -11,7 +11,9 @@ from genrag_cli.types import COUNTS, Doubles, Floats, Scale
 CORE_KS, GLOBAL_KS = (10, 50, 300), (10, 50, 300, 1000, 5000)
 
 
-def score_answer(answer: Answer, truth: Floats, result: FoldResult, scale: Scale) -> dict[str, Any]:
+def score_answer(
+    answer: Answer, truth: Floats, result: FoldResult, scale: Scale, *, allow_short: bool = False
+) -> dict[str, Any]:
     """PCC-k by panel, undefined genes, and mean squared error over the global panel.
 
     Args:
@@ -20,6 +22,7 @@ def score_answer(answer: Answer, truth: Floats, result: FoldResult, scale: Scale
         result: of the fold, for the panels.
         scale: of both sides; raw counts are scored as ln(1 + prediction) against log2(1 + truth), as published: the
             correlation is that of one base.
+        allow_short: where fewer than k genes are defined, take the mean of those; refused (None) otherwise.
 
     Returns:
         `core 10`, ..., `global 5000`, `core all`, `global all` (None where undefined), `core undefined`, ...
@@ -31,7 +34,7 @@ def score_answer(answer: Answer, truth: Floats, result: FoldResult, scale: Scale
         if answer.genes == "core" and name == "global":
             out |= {f"{name} {k}": None for k in (*kept, "all", "undefined", "mse")}
             continue
-        found = [_score(values[:, places], truth[:, places], kept, scale) for values in answer.values]
+        found = [_score(v[:, places], truth[:, places], kept, scale, allow_short) for v in answer.values]
         for key in (*kept, "all", "undefined", "mse"):
             values = [f[key] for f in found]
             known = [v for v in values if v is not None]
@@ -39,10 +42,12 @@ def score_answer(answer: Answer, truth: Floats, result: FoldResult, scale: Scale
     return out
 
 
-def _score(prediction: Floats, truth: Floats, ks: list[int], scale: Scale) -> dict[Any, float | None]:
+def _score(
+    prediction: Floats, truth: Floats, ks: list[int], scale: Scale, allow_short: bool
+) -> dict[Any, float | None]:
     p, t = in_log(prediction, truth, scale)
     r = pearson_per_gene(p, t)
-    out: dict[Any, float | None] = {k: pcc_k(r, k).value for k in ks}
+    out: dict[Any, float | None] = {k: pcc_k(r, k, allow_short=allow_short).value for k in ks}
     out["all"] = pcc_k(r, len(r), allow_short=True).value if len(r) else None
     out["undefined"] = float(np.isnan(r).sum())
     out["mse"] = float(np.mean((p - t) ** 2))

@@ -124,11 +124,17 @@ def search(
         # The present setting stands in every stage, so that a curve shows what it was compared with.
         tried += [dataclasses.replace(best, stage=stage), *found] if best is not None else found
         if best is None:
-            best = found[STEPS.index(1.0) * len(SHARES) + SHARES.index(1.0)]  # the untuned default
+            best = nearest_to(start, found)
         best = pick(best, found)
         tell(f"{stage}: best {best.score:.4f}")
     assert best is not None
     return best, tried
+
+
+def nearest_to(start: Settings, found: Sequence[Tried]) -> Tried:
+    """What was tried with the settings to start from, at the number of references that is nearest to theirs."""
+    own = [t for t in found if dataclasses.replace(t.settings, references=start.references) == start]
+    return min(own or found, key=lambda t: abs(t.settings.references - start.references))
 
 
 def pick(best: Tried, found: Sequence[Tried]) -> Tried:
