@@ -66,7 +66,7 @@ def store(folder, settings):
     bank = Bank.open(folder, "stain")
     data, unknown, steps = BankData.of(bank), np.zeros(len(bank.genes)), np.linspace(0, 1, QUANTILES)
     fitted = fit(data, settings, np.arange(len(data)), np.flatnonzero(data.common))
-    trust = Trust(unknown, unknown, unknown, unknown, steps, steps, {}, {}, 0)
+    trust = Trust(*[unknown] * 5, steps, steps, {}, {}, 0)
     about = {"key": "by hand", "settings": settings.words(), "rule": "none", "feature_scale": fitted.feature_scale}
     with writer_lock(folder, BankError):
         add_tuning(BankWriter(folder), "stain", bank.number, collect(data, fitted, settings, trust), about)

@@ -261,8 +261,9 @@ def test_logs_are_scored_as_they_are():
 def test_undefined_genes_are_counted_and_left_out():
     flat = PREDICTED.copy()
     flat[:, 7:11] = 2
-    found = score_answer(Answer("m", 0, [flat]), COUNTED, PANELS, LOG1P_CP10K)
-    assert (found["core undefined"], found["global undefined"]) == (4, 4)
+    refused = score_answer(Answer("m", 0, [flat]), COUNTED, PANELS, LOG1P_CP10K)
+    assert (refused["core 10"], refused["core undefined"], refused["global undefined"]) == (None, 4, 4)
+    found = score_answer(Answer("m", 0, [flat]), COUNTED, PANELS, LOG1P_CP10K, allow_short=True)
     kept = [g for g in range(12) if not 7 <= g < 11]
     assert found["core 10"] == found["core all"] == pytest.approx(np.mean(pearson_per_gene(flat, COUNTED)[kept]))
     nothing = score_answer(Answer("m", 0, [np.ones_like(flat)]), COUNTED, PANELS, LOG1P_CP10K)

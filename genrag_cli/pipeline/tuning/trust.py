@@ -106,8 +106,8 @@ def assess(data: BankData, splits: Sequence[Split], settings: Settings, seed: in
     steps = np.linspace(0, 1, QUANTILES)
     morphology, anchor = (np.quantile(np.concatenate([s[i] for s in spots]), steps) for i in (0, 1))
     n_genes = len(data.common)
-    known = {name: data.bank.derived[f"genes/{data.scale.name}/{name}"][genes] for name in ("mean", "detected")}
-    expected = expect_pcc(np.stack(r_folds), np.stack(ratio_folds), known["mean"], known["detected"])
+    statistics = data.panels(np.unique(data.section_of[np.concatenate([part.train for part in splits])]))[2]
+    expected = expect_pcc(np.stack(r_folds), np.stack(ratio_folds), statistics.mean[genes], statistics.detected[genes])
     q = q_values(p_values(observed, null_r))
     wide = [_spread(v, genes, n_genes) for v in (observed, expected, q, low, high)]
     return Trust(
