@@ -1,6 +1,7 @@
 """Whether a bank's tuned settings are used for what was asked."""
 
 from genrag_cli.pipeline.options import SolveOptions
+from genrag_cli.pipeline.tuning.settings import describe
 from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.tunings import list_tunings
@@ -41,4 +42,5 @@ def choose_tuning(
     if why:
         listener.say(f"tuned settings are not used: {why}")
         return None
+    listener.say(f"tuned settings ({found.about['rule']}): {describe(found.settings)}")
     return found
