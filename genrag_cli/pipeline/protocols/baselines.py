@@ -1,8 +1,10 @@
 """What retrieval is compared with: fitted on the same training spots, asked about the same spots, in the same scale."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genrag_cli.backbones.folds import cut_folds, fold_groups
 from genrag_cli.backbones.probe import fit_folds
@@ -72,13 +74,12 @@ def _ridge(data: BankData, train: Ints, features: Floats, genes: Ints) -> Predic
     return lambda rows: head.predict(features[rows])
 
 
-def _average(expression: object, near: Ints, weight: object) -> Floats:
+def _average(expression: Any, near: Ints, weight: NDArray[Any]) -> Floats:
     import scipy.sparse as sp
 
     n, k = near.shape
-    values = np.asarray(weight, np.float64)
-    values = values / values.sum(axis=1, keepdims=True)
-    weights = sp.csr_matrix((values.ravel(), near.ravel(), np.arange(n + 1) * k), shape=(n, expression.shape[0]))  # type: ignore[attr-defined]
+    values = weight / weight.sum(axis=1, keepdims=True, dtype=np.float64)
+    weights = sp.csr_matrix((values.ravel(), near.ravel(), np.arange(n + 1) * k), shape=(n, expression.shape[0]))
     return np.asarray((weights @ expression).toarray(), np.float32)
 
 

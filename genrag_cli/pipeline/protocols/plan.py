@@ -6,7 +6,7 @@ from typing import Any
 
 from genrag_cli.errors import CohortError, UsageError, nearest
 from genrag_cli.evaluation.splits import leave_patients_out
-from genrag_cli.pipeline.options import Preset
+from genrag_cli.pipeline.options import FoldsBy, Preset
 
 PROTOCOLS = ("leave-patient-out", "leave-section-out", "fixed")
 
@@ -96,7 +96,7 @@ def plan_folds(protocol: Protocol, sections: Sequence[dict[str, Any]]) -> list[H
     return folds
 
 
-def folds_by(protocol: Protocol, asked: str | None) -> str:
+def folds_by(protocol: Protocol, asked: FoldsBy | None) -> FoldsBy:
     """What the folds within leave out, so that settings are chosen for the question that is asked.
 
     A bank that knows the patient is asked about another section, a bank that does not about another patient.

@@ -69,7 +69,7 @@ def run_protocols(bank: Bank, asked: Asked, folder: Path | None, listener: Liste
             listener.say(f"{protocol}, preset {preset}: {len(folds)} folds")
             done = []
             for number, held in enumerate(folds):
-                by: FoldsBy = folds_by(protocol, asked.inner)  # type: ignore[assignment]
+                by = folds_by(protocol, asked.inner)
                 key = fingerprint(WAY, bank.fingerprint, preset, held, by, asked.seed, asked.times, asked.allow_short)
                 file = None if folder is None else folder / f"{file_name(protocol)}.{preset}.{_word(held.name)}.json"
                 found = _read(file, key)
