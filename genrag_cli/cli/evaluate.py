@@ -121,7 +121,9 @@ def evaluate(
             (loaded,) = load_all(
                 [backbone], run.device, weights=None, options=None, unsafe_pickle=False, views=None, manifest=None
             )  # fmt: skip
-            opened = bank_of_cohort(what, bank or out / "bank.zarr", loaded, patients, run, listener, mine=bank is None)
+            opened = bank_of_cohort(what, bank or out / "bank.zarr", loaded, patients, run, listener, mine=bank is None,
+                protocols=asked.protocols,
+            )  # fmt: skip
         records = run_protocols(opened, asked, out, listener)
     finally:
         listener.close()

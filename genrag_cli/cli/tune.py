@@ -69,7 +69,11 @@ def show(about: dict[str, Any], *, verbose: bool) -> None:
     print_table(
         f"chosen: expected on sections left out ({about['n_out_of_fold']} spots)",
         ("section", *(f"{k} PCC" for k in scores)),
-        [(name, *(f"{v:.3f}" for v in s.values())) for name, s in about["sections"].items()]
-        + [("mean over folds", *(f"{v:.3f}" for v in scores.values()))],
+        [(name, *map(_number, s.values())) for name, s in about["sections"].items()]
+        + [("mean over folds", *map(_number, scores.values()))],
     )
     typer.echo(f"\n{about['n_predictable']} genes are predictable (q <= .05 against turned sections)")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

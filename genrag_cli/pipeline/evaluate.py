@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from genrag_cli.cohorts import Measured
-from genrag_cli.errors import BankError, OutputError, UsageError, nearest
+from genrag_cli.errors import BankError, UsageError, nearest
 from genrag_cli.evaluation import evaluate
 from genrag_cli.evaluation.codebases import SCORINGS
 from genrag_cli.evaluation.leaks import CountedSection, Leak, find_leaks
 from genrag_cli.genes.panels import N_GLOBAL
 from genrag_cli.genes.scales import convert, to_scale
 from genrag_cli.outputs import keys
-from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
+from genrag_cli.outputs.prediction import StoredPrediction
 from genrag_cli.pipeline.mix_ups import named_section
 from genrag_cli.pipeline.protocols.claims import Claims, judge
 from genrag_cli.pipeline.sections import AS_NAMED, GeneRules
-from genrag_cli.pipeline.truth import lay_beside, read_measured
+from genrag_cli.pipeline.truth import lay_beside, read_expression, read_measured
 from genrag_cli.stores.bank import Bank, SectionReader
 from genrag_cli.types import COUNTS, Expression, Ints, Listener, Score
 
@@ -61,11 +61,7 @@ def evaluate_prediction(
     """
     if scoring is not None and scoring not in SCORINGS:
         raise UsageError(f"--scoring {scoring} asked; no codebase is called so", nearest(scoring, SCORINGS))
-    prediction = read_prediction(path)
-    if len(prediction.expression.genes) == 0:
-        raise OutputError(
-            f"{path} holds weights but no expression", f"Write it first: generag export {path} --genes 5000"
-        )
+    prediction = read_expression(path)
     var, scale = prediction.var, prediction.expression.scale
     genes = prediction.expression.genes
     measured = read_measured(truth, prediction, listener, rules)

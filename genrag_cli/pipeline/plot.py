@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrag_cli.errors import CohortError, OutputError, UsageError, nearest
+from genrag_cli.errors import CohortError, UsageError, nearest
 from genrag_cli.evaluation.baselines import shuffle_spots
 from genrag_cli.genes.align import columns
 from genrag_cli.outputs import keys
@@ -17,7 +17,7 @@ from genrag_cli.outputs.figures import MAX_GENES, draw_gene_ranks, draw_maps, fi
 from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
 from genrag_cli.pipeline.export import open_bank_of
 from genrag_cli.pipeline.protocols.open import is_bank
-from genrag_cli.pipeline.truth import SideBySide, lay_beside, read_measured
+from genrag_cli.pipeline.truth import SideBySide, lay_beside, read_expression, read_measured
 from genrag_cli.pipeline.tuning.curves import draw_tuning
 from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.stores.bank import Bank, read_manifest
@@ -117,20 +117,6 @@ def plot_tuning(request: PlotRequest) -> str:
 
 KINDS: dict[str, Callable[[PlotRequest], str]] = {"maps": plot_maps, "ranks": plot_ranks, "tuning": plot_tuning}
 """Draws a kind of picture, and says in words what is on it."""
-
-
-def read_expression(path: Path) -> StoredPrediction:
-    """A prediction that holds expression.
-
-    Raises:
-        OutputError: where it holds weights only, or is no prediction.
-    """
-    prediction = read_prediction(path)
-    if not len(prediction.expression.genes):
-        raise OutputError(
-            f"{path} holds weights but no expression", f"Write it first: generag export {path} --genes 5000"
-        )
-    return prediction
 
 
 def draw_prediction(

@@ -1,17 +1,18 @@
 """Measured counts beside a prediction: genes called as the prediction calls them, spots joined by name, one scale."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.cohorts import Measured, read_truth
-from genrag_cli.errors import CohortError
+from genrag_cli.errors import CohortError, OutputError
 from genrag_cli.evaluation import metrics
 from genrag_cli.evaluation.join import join_spots, take_truth
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.outputs import keys
-from genrag_cli.outputs.prediction import StoredPrediction
+from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
 from genrag_cli.pipeline.mix_ups import doubt_truth
 from genrag_cli.pipeline.sections import AS_NAMED, GeneRules, name_like, tidy_measured
 from genrag_cli.types import Doubles, Expression, GeneNames, Ints, Listener, Strings
@@ -42,6 +43,20 @@ class SideBySide:
         else:
             measured = self.measured
         return metrics.pearson_per_gene(values, measured, self.present)
+
+
+def read_expression(path: Path) -> StoredPrediction:
+    """A prediction that holds expression.
+
+    Raises:
+        OutputError: where it holds weights only, or is no prediction.
+    """
+    prediction = read_prediction(path)
+    if not len(prediction.expression.genes):
+        raise OutputError(
+            f"{path} holds weights but no expression", f"Write it first: generag export {path} --genes 5000"
+        )
+    return prediction
 
 
 def read_measured(

@@ -134,7 +134,12 @@ def mean(model: Fit, parts: list[Parts], predict: Callable[[Parts], NDArray[np.f
     tables = []
     for part in parts:
         values = np.asarray(predict(part), np.float32)
-        tables.append({**scores_of(model, values, part.truth), "all": score(model, values, part.truth)})
+        tables.append(
+            {
+                **{k: v or 0.0 for k, v in scores_of(model, values, part.truth).items()},
+                "all": score(model, values, part.truth),
+            }
+        )
     return {key: float(np.mean([t[key] for t in tables])) for key in tables[0]}
 
 

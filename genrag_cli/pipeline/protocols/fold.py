@@ -164,14 +164,13 @@ def _answers(data: BankData, result: FoldResult, seed: int, listener: Listener) 
         predict: Predict = make(plain, genes)
         for section in held.test:
             yield Answer(name, section, [predict(rows_of(data, section))])
-    narrow = fit(data, settings, fitted.train, genes)
+    narrow = fitted if np.array_equal(fitted.genes, genes) else fit(data, settings, fitted.train, genes)
     variants: list[tuple[str, Fit, Settings]] = [
         ("omega 0", narrow, dataclasses.replace(settings, omega=0.0)),
         ("omega 1", narrow, dataclasses.replace(settings, omega=1.0)),
     ]
     if not settings.published:
-        untuned = fit(data, Settings(), fitted.train, genes) if plain is fitted else plain
-        variants.append(("untuned", untuned, Settings()))
+        variants.append(("untuned", fit(data, Settings(), fitted.train, genes, as_head=True), Settings()))
     for name, model, used in variants:
         asked = Retriever.of(model, used)
         for section in held.test:

@@ -1,5 +1,6 @@
 """What a protocol runs over: a bank, or a cohort of which a bank is made first."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from genrag_cli.cohorts import open_cohort
@@ -8,6 +9,7 @@ from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.build_bank import build_bank
 from genrag_cli.pipeline.loading import Loaded
 from genrag_cli.pipeline.options import RunOptions
+from genrag_cli.pipeline.protocols.plan import Protocol, plan_folds
 from genrag_cli.stores.bank import Bank, read_manifest
 from genrag_cli.stores.layout import MANIFEST
 from genrag_cli.types import Listener
@@ -19,8 +21,9 @@ def is_bank(path: Path) -> bool:
 
 
 def bank_of_cohort(
-    cohort: Path, folder: Path, loaded: Loaded, patients: str | None, run: RunOptions, listener: Listener, *, mine: bool
-) -> Bank:
+    cohort: Path, folder: Path, loaded: Loaded, patients: str | None, run: RunOptions, listener: Listener, *,
+    mine: bool, protocols: Sequence[Protocol],
+) -> Bank:  # fmt: skip
     """A bank of all sections of a cohort, tested ones too: each fold then leaves its own out.
 
     Args:
@@ -30,13 +33,16 @@ def bank_of_cohort(
         patients: as for `build-bank`.
         run: device, workers.
         listener: told what happens.
+        protocols: that are to run over it.
         mine: whether the folder is this command's own, where an unfinished bank may stand.
 
     Raises:
-        UsageError: for a bank of other sections.
+        UsageError: for a bank of other sections, or a protocol that the sections do not allow.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     opened = open_cohort(cohort, patients=patients)
+    for protocol in protocols:  # before anything is embedded
+        plan_folds(protocol, [{"name": s.name, "patient": s.patient} for s in opened.sections])
     if is_bank(folder):
         there = {s["name"] for s in read_manifest(folder)["sections"]}
         ours = {s.name for s in opened.sections}

@@ -16,8 +16,9 @@ from genrag_cli.pipeline.protocols.claims import check_claims, rank_over_section
 from genrag_cli.pipeline.protocols.fold import METHODS, OWN, FoldResult, rows_of, run_fold, truth_of
 from genrag_cli.pipeline.protocols.leakage import look_for_leaks
 from genrag_cli.pipeline.protocols.plan import Held, Protocol, folds_by, plan_folds
-from genrag_cli.pipeline.protocols.scoring import CORE_KS, GLOBAL_KS, in_log, score_answer
+from genrag_cli.pipeline.protocols.scoring import in_log, score_answer
 from genrag_cli.pipeline.tuning.data import BankData
+from genrag_cli.pipeline.tuning.search import CORE_KS, GLOBAL_KS
 from genrag_cli.stores.atomic import write_json
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import COUNTS, LOG1P_CP10K, Floats, Listener, Progress, Scale, fingerprint

@@ -6,9 +6,8 @@ import numpy as np
 
 from genrag_cli.evaluation.metrics import log_counts, pcc_k, pearson_per_gene
 from genrag_cli.pipeline.protocols.fold import Answer, FoldResult
+from genrag_cli.pipeline.tuning.search import CORE_KS, GLOBAL_KS
 from genrag_cli.types import COUNTS, Doubles, Floats, Scale
-
-CORE_KS, GLOBAL_KS = (10, 50, 300), (10, 50, 300, 1000, 5000)
 
 
 def score_answer(

@@ -79,7 +79,7 @@ class Parts:
         return np.asarray((1 - share) * self.regression + share * self.retrieval, np.float32)
 
 
-def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = None) -> Fit:
+def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = None, *, as_head: bool = False) -> Fit:
     """Fits a split.
 
     Args:
@@ -87,6 +87,7 @@ def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = No
         settings: of which only those that decide over features count, and whether they are the published ones.
         train: rows of its spots.
         genes: to predict; None: core and global panel of the training sections.
+        as_head: judge the strength by the anchors alone, as the bank's head is, which guesses where nothing is tuned.
     """
     features, scale = data.features(settings, train)
     core, wide, statistics = data.panels(np.unique(data.section_of[train]))
@@ -96,8 +97,7 @@ def fit(data: BankData, settings: Settings, train: Ints, genes: Ints | None = No
     basis = Basis.of(features[train])
     scores = basis.scores(features[train])
     places = np.searchsorted(chosen, core)
-    # The bank's head, which guesses in preset paper, is judged by its anchors alone.
-    by = core if settings.published else np.union1d(core, wide)
+    by = core if as_head or settings.published else np.union1d(core, wide)
     judged = np.searchsorted(chosen, np.intersect1d(chosen, by))
     return Fit(
         data=data, features=features, feature_scale=scale, train=train, genes=chosen, anchors=core, core=places,

@@ -185,16 +185,18 @@ def judge(stage: str, settings: Settings, over_folds: list[tuple[Fit, list[Parts
 
 
 def score(fitted: Fit, prediction: Floats, truth: Floats) -> float:
-    """The mean of the project's PCC-k on one section."""
-    return float(np.mean(list(scores_of(fitted, prediction, truth).values())))
+    """The mean of the project's PCC-k on one section; where no gene of a panel varies, its PCC-k counts as 0."""
+    return float(np.mean([value or 0.0 for value in scores_of(fitted, prediction, truth).values()]))
 
 
-def scores_of(fitted: Fit, prediction: Floats, truth: Floats) -> dict[str, float]:
-    """`core 10`, ... `global 5000`: those that the panels are large enough for, else the mean over all genes."""
-    out: dict[str, float] = {}
+def scores_of(fitted: Fit, prediction: Floats, truth: Floats) -> dict[str, float | None]:
+    """`core 10`, ... `global 5000`: those that the panels are large enough for, else the mean over all genes.
+
+    Where fewer than k genes vary on the section, the mean of those is taken; where none does, there is no value.
+    """
+    out: dict[str, float | None] = {}
     for panel, places, ks in (("core", fitted.core, CORE_KS), ("global", fitted.wide, GLOBAL_KS)):
         r = pearson_per_gene(prediction[:, places], truth[:, places])
         for k in [k for k in ks if k <= len(places)] or [len(places)]:
-            value = pcc_k(r, k, allow_short=True).value if k else None
-            out[f"{panel} {k}"] = 0.0 if value is None else value
+            out[f"{panel} {k}"] = pcc_k(r, k, allow_short=True).value if k else None
     return out

@@ -44,9 +44,9 @@ class Trust:
     morphology: Doubles
     """(`QUANTILES`,) quantiles of the morphology residual of spots left out, from 0 to 1."""
     anchor: Doubles
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     """PCC-k on sections left out, mean over folds."""
-    sections: dict[str, dict[str, float]]
+    sections: dict[str, dict[str, float | None]]
     """The same by section."""
     n_spots: int
 
@@ -73,8 +73,8 @@ def assess(data: BankData, splits: Sequence[Split], settings: Settings, seed: in
     null_folds: list[Doubles] = []
     residuals: list[Floats] = []
     spots: list[tuple[Floats, Floats]] = []
-    by_section: dict[str, dict[str, float]] = {}
-    score_folds: list[dict[str, float]] = []
+    by_section: dict[str, dict[str, float | None]] = {}
+    score_folds: list[dict[str, float | None]] = []
     centres = data.centres()
     for number, part in enumerate(splits):
         fitted = fit(data, settings, part.train, genes)
@@ -166,8 +166,10 @@ def percentile_of(values: Floats, quantiles: Doubles) -> Floats:
     return np.asarray(100 * place, np.float32)
 
 
-def _mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([s[name] for s in scores])) for name in scores[0]} if scores else {}
+def _mean_scores(scores: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Means by metric over what is defined; None where nothing is."""
+    known = {name: [v for s in scores if (v := s[name]) is not None] for name in (scores[0] if scores else ())}
+    return {name: float(np.mean(values)) if values else None for name, values in known.items()}
 
 
 def _spread(values: Doubles, genes: Any, n: int) -> Doubles:
