@@ -83,6 +83,12 @@ class Slide(Protocol):
             SlideError: where the file is damaged.
         """
 
+    def tile_size(self, level: int) -> tuple[int, int] | None:
+        """Width and height in px of the pieces that a level is stored in; None where it is not known or in one piece.
+
+        A strip is as wide as its level. Pieces begin at the upper left corner of the level.
+        """
+
     def digest(self) -> str:
         """Identity of the content as 64 hex digits; a moved or renamed copy has the same."""
 

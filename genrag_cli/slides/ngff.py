@@ -98,7 +98,7 @@ class NgffSlide:
         array = self._arrays[level]
         across, down = self._axes.index("x"), self._axes.index("y")
         width, height = array.shape[across], array.shape[down]
-        wide, tall = array.chunks[across], array.chunks[down]
+        wide, tall = self.tile_size(level)
         out = np.full((h, w, len(self._order)), WHITE, np.uint8)
         left, right, top, bottom = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
         if left < right and top < bottom:
@@ -110,6 +110,11 @@ class NgffSlide:
                     le, r = max(left, x0), min(right, x0 + block.shape[1])
                     out[t - y : b - y, le - x : r - x] = block[t - y0 : b - y0, le - x0 : r - x0]
         return composite_on_white(out) if out.shape[2] == 4 else out
+
+    def tile_size(self, level: int) -> tuple[int, int]:
+        """Width and height of the chunks of a level."""
+        chunks = self._arrays[level].chunks
+        return int(chunks[self._axes.index("x")]), int(chunks[self._axes.index("y")])
 
     def digest(self) -> str:
         """Identity of the content: names and sizes of all files of the arrays, and the bytes of the coarsest level.

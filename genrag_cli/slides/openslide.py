@@ -113,6 +113,11 @@ class OpenSlideSlide:
             return np.array(colours)
         return composite_on_white(np.dstack([np.asarray(colours), np.asarray(alpha)]))
 
+    def tile_size(self, level: int) -> tuple[int, int] | None:
+        """The tiles of a level as OpenSlide states them; it does not for formats whose tiles overlap."""
+        stated = [self._handle.properties.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height")]
+        return None if None in stated else (int(stated[0]), int(stated[1]))
+
     def digest(self) -> str:
         """Identity of the content of every file of the slide."""
         return content_digest(self._files)

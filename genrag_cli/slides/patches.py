@@ -114,6 +114,9 @@ class PatchSlide:
         except (OSError, ValueError) as error:
             raise SlideError(f"{self.path}: patch {row} cannot be read ({error})", "Is the file complete?") from error
 
+    def tile_size(self, level: int) -> None:
+        """Patches are stored one by one."""
+
     def digest(self) -> str:
         """Identity of the file's content."""
         return content_digest([self.path])

@@ -51,6 +51,9 @@ class PictureSlide:
             raise IndexError(f"a picture has level 0 only, not {level}")
         return crop_on_white(self._pixels, x, y, w, h)
 
+    def tile_size(self, level: int) -> None:
+        """A picture is in memory as a whole."""
+
     def digest(self) -> str:
         """Identity of the file's content."""
         return content_digest([self.path])

@@ -80,9 +80,8 @@ class TiffSlide:
 
     def read_region(self, x: int, y: int, w: int, h: int, level: int) -> Pixels:
         """Reads a rectangle; see `Slide.read_region`."""
-        page = self._pages[level].keyframe
-        planes, _, height, width, samples = page.shaped
-        tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
+        planes, _, height, width, samples = self._pages[level].keyframe.shaped
+        wide, tall = self.tile_size(level)
         across, down = math.ceil(width / wide), math.ceil(height / tall)
         out = np.full((h, w, planes * samples), WHITE, np.uint8)
         left, right, top, bottom = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
@@ -100,6 +99,13 @@ class TiffSlide:
                     channels = slice(plane * samples, (plane + 1) * samples)
                     out[t - y : b - y, le - x : r - x, channels] = segment[t - y0 : b - y0, le - x0 : r - x0]
         return composite_on_white(out) if out.shape[2] == 4 else out
+
+    def tile_size(self, level: int) -> tuple[int, int]:
+        """Width and height of the tiles of a level, or of its strips."""
+        page = self._pages[level].keyframe
+        if page.is_tiled:
+            return int(page.tilewidth), int(page.tilelength)
+        return int(page.imagewidth), int(page.rowsperstrip)
 
     def digest(self) -> str:
         """Identity of the file's content."""

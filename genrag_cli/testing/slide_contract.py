@@ -115,6 +115,12 @@ class SlideContract:
             fine = slide.read_region(left, top, wide, wide, 0).mean(axis=(0, 1))
             assert np.abs(coarse - fine).max() <= self.colour_tolerance
 
+    def test_stored_pieces_have_a_size_or_are_unknown(self, slide: Slide) -> None:
+        """At every level; those at the right and lower edge may reach past it."""
+        for index in range(len(slide.levels)):
+            piece = slide.tile_size(index)
+            assert piece is None or min(piece) >= 1
+
     def test_digest_survives_a_copy_under_another_name(self, slide: Slide, path: Path, tmp_path: Path) -> None:
         """Identity is content."""
         with self.open(self.copy(path, tmp_path / "elsewhere")) as copied:

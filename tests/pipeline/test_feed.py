@@ -33,6 +33,9 @@ class Slide:
         self.levels = [Level(n * TILE, TILE, 1.0)]
         self.broken, self.read = broken, []
 
+    def tile_size(self, level):
+        return None
+
     def read_region(self, x, y, w, h, level):
         self.read.append(x // TILE)
         if self.broken == x // TILE:
