@@ -8,6 +8,7 @@ This module knows no file format, no torch and no arithmetic beyond geometry.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -188,6 +189,8 @@ class TileBatch:
     """(b,) rows of the grid."""
     pixels: NDArray[np.uint8]
     """(b, tile_px, tile_px, 3) RGB."""
+    bad: Mapping[int, str] = field(default_factory=dict)
+    """Rows that could not be read, and why; their pixels are white."""
 
     def __post_init__(self) -> None:
         _expect_shape("TileBatch.pixels", self.pixels, (len(self.rows), None, None, 3))

@@ -16,6 +16,7 @@ import numpy as np
 from genrag_cli.errors import SlideError, UsageError
 from genrag_cli.slides.base import Pixels, Slide
 from genrag_cli.slides.patches import PatchSlide, read_patches
+from genrag_cli.slides.remote import RemoteSlide
 from genrag_cli.slides.tissue import Tissue, find_tissue, tissue_share
 from genrag_cli.types import Ints, PixelSize, TileBatch, TileGrid
 from genrag_cli.units import Microns, TilePx
@@ -120,11 +121,10 @@ def read_tiles(
     if isinstance(slide, PatchSlide):
         yield from read_patches(slide, grid, rows, batch)
         return
-    corners, level = grid.xy, best_level(slide, grid)
-
-    def read(row: int, into: Pixels) -> None:
-        into[:] = _read_tile(slide, grid, corners[row], level)
-
+    if isinstance(slide, RemoteSlide):
+        yield from slide.tiles(grid, rows, batch, workers, ahead, bursts=bursts)
+        return
+    read = TileReader(slide, grid).read
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
     begun: deque[tuple[TileBatch, list[Future[None]]]] = deque()
     starts = iter(range(0, len(rows), batch))
@@ -166,6 +166,27 @@ def best_level(slide: Slide, grid: TileGrid) -> int:
     wanted = grid.side_px / grid.tile_px * _LEVEL_SLACK
     fine = [i for i, level in enumerate(slide.levels) if level.downsample <= wanted]
     return max(fine, key=lambda i: slide.levels[i].downsample, default=0)
+
+
+class TileReader:
+    """Reads single tiles of a grid; from several threads at once, as far as the slide allows.
+
+    Args:
+        slide: open.
+        grid: of that slide.
+    """
+
+    def __init__(self, slide: Slide, grid: TileGrid) -> None:
+        self.slide, self.grid = slide, grid
+        self._corners, self._level = grid.xy, best_level(slide, grid)
+
+    def read(self, row: int, into: Pixels) -> None:
+        """Reads the tile of a row into (tile_px, tile_px, 3).
+
+        Raises:
+            SlideError: where it cannot be read.
+        """
+        into[:] = _read_tile(self.slide, self.grid, self._corners[row], self._level)
 
 
 def _read_tile(slide: Slide, grid: TileGrid, corner: Ints, level: int) -> Pixels:

@@ -1,0 +1,376 @@
+"""Slides that another process reads, so that a damaged file can take down that process and nothing else.
+
+The process (`slides.serve`) is started once and used for one slide after the other; one that died, hung or took too
+much memory is replaced for the next slide. Knows the socket and the shared memory between the two. Decodes nothing.
+"""
+
+import atexit
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import numpy as np
+
+from genrag_cli import stopping
+from genrag_cli.errors import SlideError
+from genrag_cli.slides.base import Level, Pixels, Slide
+from genrag_cli.types import Ints, TileBatch, TileGrid
+
+PATIENCE_S = 600.0
+"""How long no read may finish before the process that reads is taken for hanging; `GENERAG_READ_TIMEOUT` sets it."""
+MEMORY_SHARE = 0.5
+"""Of the machine's memory that the process may take beyond its libraries."""
+
+_LOOK_S = 0.5
+"""Between two looks at whether a stop was asked for."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class RemoteSlide:
+    """A slide in another process; what it offers is as in `Slide`.
+
+    Args:
+        path: the slide.
+        pictures: accept JPG and PNG too.
+
+    Raises:
+        SlideError: where it cannot be opened, or opening it took its process down.
+    """
+
+    def __init__(self, path: Path, *, pictures: bool = False) -> None:
+        self.path = path
+        self._process: _Process | None = _Process.take()
+        self._streams = 0
+        try:
+            facts = self._ask("open", path, pictures)
+        except BaseException:
+            self._drop()
+            raise
+        self.slide_id: str = facts["slide_id"]
+        self.reader: str = facts["reader"]
+        self.notes: tuple[str, ...] = facts["notes"]
+        self.size: tuple[int, int] = facts["size"]
+        self.levels: list[Level] = facts["levels"]
+        self._tile_sizes: list[tuple[int, int] | None] = facts["tile_sizes"]
+        self._candidates = facts["candidates"]
+        self.peak_memory = 0
+        """Bytes that the process took at most; known once it is closed."""
+
+    def pixel_size_candidates(self) -> list[tuple[str, float]]:
+        """Sources and their um per level-0 px, unchecked."""
+        if isinstance(self._candidates, tuple):
+            kind, message, hint = self._candidates
+            raise kind(message, hint)
+        return list(self._candidates)
+
+    def tile_size(self, level: int) -> tuple[int, int] | None:
+        """Width and height of the storage tiles of a level in px; None where there are none."""
+        return self._tile_sizes[level]
+
+    def read_region(self, x: int, y: int, w: int, h: int, level: int) -> Pixels:
+        """Reads a rectangle; see `Slide.read_region`."""
+        pixels: Pixels = self._ask("read", x, y, w, h, level)
+        return pixels
+
+    def digest(self) -> str:
+        """Identity of the content of every file of the slide, as they are now."""
+        digest: str = self._ask("digest")
+        return digest
+
+    def call(self, function: Callable[Concatenate[Slide, P], R], *arguments: P.args, **named: P.kwargs) -> R:
+        """Calls a function of this package on the slide over there.
+
+        Raises:
+            SlideError: where it fails.
+        """
+        result: R = self._ask("call", function, arguments, named)
+        return result
+
+    def tiles(
+        self, grid: TileGrid, rows: Ints, batch: int, workers: int, ahead: int, *, bursts: bool = False
+    ) -> Generator[TileBatch, None, None]:
+        """Reads the tiles of a grid, see `slides.tiles.read_tiles`; bad tiles are named, not raised."""
+        stream = self.begin_tiles(grid, rows, batch, workers, ahead)
+        try:
+            yield from stream.batches(bursts=bursts)
+        finally:
+            stream.end()
+
+    def begin_tiles(self, grid: TileGrid, rows: Ints, batch: int, workers: int, ahead: int) -> "TileStream":
+        """Begins to read tiles ahead of whoever will take them; end it."""
+        self._streams += 1
+        return TileStream(self._own(), self._streams, self.path, grid, rows, batch, workers, ahead)
+
+    def close(self) -> None:
+        """Lets go of the slide; closing again does nothing."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            self.peak_memory = process.ask(self.path, "close", stoppable=False)
+        except SlideError:
+            process.kill()
+        else:
+            process.give_back()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # Ctrl-C: an answer may be on its way
+            self._drop()
+        self.close()
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        return self._own().ask(self.path, what, *arguments)
+
+    def _own(self) -> "_Process":
+        if self._process is None:
+            raise SlideError(f"{self.path}: closed already")
+        return self._process
+
+    def _drop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+
+class TileStream:
+    """Tiles that are being read over there; as many batches ahead as were asked for, and not one more."""
+
+    def __init__(
+        self, process: "_Process", number: int, path: Path, grid: TileGrid, rows: Ints, batch: int, workers: int,
+        ahead: int,
+    ) -> None:  # fmt: skip
+        self._process, self._number, self._path = process, number, path
+        self._rows, self._batch, self._ahead, self._workers = rows, batch, ahead, workers
+        self._shape = (batch, grid.tile_px, grid.tile_px, 3)
+        self._total = -(-len(rows) // batch)
+        self._free = list(range(ahead + 1))
+        self._asked = self._came = 0
+        self._arrived: deque[TileBatch] = deque()
+        self._cpu_s = 0.0
+        self._ended = False
+        self._memory = process.share(len(self._free) * int(np.prod(self._shape)))
+        process.send("tiles", number, grid, rows, batch, workers, len(self._memory))
+        self._ask_for(ahead)
+
+    def batches(self, *, bursts: bool = False) -> Generator[TileBatch, None, None]:
+        """Gives all batches in order, each a copy; with `bursts` as `read_tiles` says."""
+        waiting = bursts and self._fill()
+        while self._came < self._total or self._arrived:
+            if waiting and not self._arrived and self._asked == self._came:
+                self._ask_for(self._ahead)
+                waiting = self._fill()
+            elif not waiting:
+                self._ask_for(1 + self._ahead - (self._asked - self._came) - len(self._arrived))
+            while not self._arrived:
+                self._take()
+            yield self._arrived.popleft()
+
+    def end(self) -> None:
+        """Ends the reading; nothing is being read over there afterwards."""
+        if self._ended:
+            return
+        self._ended = True
+        self._arrived.clear()
+        if not self._process.alive:
+            return
+        self._process.send("end", self._number)
+        while True:
+            what, *rest = self._process.receive(self._path, stoppable=False)
+            if what == "ended" and rest[0] == self._number:
+                return
+
+    def _ask_for(self, n: int) -> None:
+        for _ in range(min(n, len(self._free), self._total - self._asked)):
+            self._process.send("more", self._number, self._free.pop())
+            self._asked += 1
+
+    def _fill(self) -> bool:
+        """Waits until all that was asked for is here; whether the CPUs were busy meanwhile, so that it cost nothing."""
+        began, busy = time.perf_counter(), self._cpu_s
+        while self._came < self._asked:
+            self._take()
+        spent = time.perf_counter() - began
+        return self._cpu_s - busy > 0.5 * self._workers * spent or spent < 1e-3
+
+    def _take(self) -> None:
+        while True:
+            what, *rest = self._process.next_batch(self._path)
+            if what == "batch" and rest[0] == self._number:
+                break
+        _, slot, n, bad, self._cpu_s = rest
+        each = int(np.prod(self._shape))
+        pixels = np.frombuffer(self._memory, np.uint8, n * int(np.prod(self._shape[1:])), slot * each)
+        rows = self._rows[self._came * self._batch :][:n]
+        self._arrived.append(TileBatch(rows, pixels.reshape(n, *self._shape[1:]).copy(), bad))
+        self._came += 1
+        self._free.append(slot)
+
+
+class _Process:
+    """A process that reads, and the line to it."""
+
+    _idle: "list[_Process]" = []  # noqa: RUF012 - shared on purpose
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._file = tempfile.TemporaryFile() if not hasattr(os, "memfd_create") else open(  # noqa: SIM115
+            os.memfd_create("generag-tiles"), "r+b", buffering=0
+        )  # fmt: skip
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - held as long as the process
+        self._size = 0
+        command = [
+            sys.executable, "-m", "genrag_cli.slides.serve", str(theirs.fileno()), str(self._file.fileno()),
+            str(memory_limit()),
+        ]  # fmt: skip
+        self._child = subprocess.Popen(
+            command, pass_fds=(theirs.fileno(), self._file.fileno()), stdin=subprocess.DEVNULL,
+            stdout=self._said, stderr=self._said,
+        )  # fmt: skip
+        theirs.close()
+        self._line = Connection(ours.detach())
+        self._kept: deque[Any] = deque()
+        self.alive = True
+
+    @classmethod
+    def take(cls) -> "_Process":
+        """One that waits for work, or a new one."""
+        with cls._lock:
+            while cls._idle:
+                waiting = cls._idle.pop()
+                if waiting._child.poll() is None:
+                    return waiting
+                waiting.kill()
+        return cls()
+
+    def give_back(self) -> None:
+        """Keeps it for the next slide."""
+        self._kept.clear()
+        with self._lock:
+            self._idle.append(self)
+
+    def share(self, size: int) -> mmap.mmap:
+        """Shared memory of at least this size."""
+        size = max(size, 1)
+        if size > self._size:
+            os.ftruncate(self._file.fileno(), size)
+            self._size = size
+        return mmap.mmap(self._file.fileno(), size)
+
+    def send(self, *message: Any) -> None:
+        """Says something; that nobody listens any more shows when an answer is waited for."""
+        with contextlib.suppress(OSError):
+            self._line.send(message)
+
+    def ask(self, path: Path, what: str, *arguments: Any, stoppable: bool = True) -> Any:
+        """Asks and waits for the answer; batches that come before it are kept.
+
+        Raises:
+            SlideError: as the other side says, or where it is gone.
+            Stopped: see `receive`.
+        """
+        self.send(what, *arguments)
+        while True:
+            message = self.receive(path, stoppable=stoppable)
+            if message[0] == "ok":
+                return message[1]
+            if message[0] == "failed":
+                _, kind, text, hint = message
+                raise kind(text, hint)
+            self._kept.append(message)
+
+    def next_batch(self, path: Path) -> Any:
+        """The next thing said about tiles; raises as `receive`."""
+        return self._kept.popleft() if self._kept else self.receive(path)
+
+    def receive(self, path: Path, *, stoppable: bool = True) -> Any:
+        """The next thing said, ticks left out.
+
+        Raises:
+            SlideError: where the process died, or nothing was read for too long.
+            Stopped: where a stop was asked for; the process, which may be at work, is ended.
+        """
+        patience = float(os.environ.get("GENERAG_READ_TIMEOUT") or PATIENCE_S)
+        silent_since = time.monotonic()
+        while True:
+            if stoppable and stopping.is_asked():
+                self.kill()
+                stopping.check()
+            try:
+                if not self._line.poll(min(patience, _LOOK_S)):
+                    if time.monotonic() - silent_since >= patience:
+                        self.kill()
+                        raise SlideError(
+                            f"{path}: nothing could be read for {patience:g} s",
+                            "Is its disk or file server there? GENERAG_READ_TIMEOUT sets how long is waited.",
+                        )
+                    continue
+                message = self._line.recv()
+            except (EOFError, OSError) as error:
+                raise SlideError(
+                    f"{path}: the process that read it died{self._last_words()}",
+                    "The file is damaged in a way that takes its reader down; copy it again.",
+                ) from error
+            if message[0] != "tick":
+                return message
+            silent_since = time.monotonic()
+
+    def kill(self) -> None:
+        """Ends the process."""
+        self.alive = False
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+        self._line.close()
+        self._file.close()
+        self._said.close()
+
+    def _last_words(self) -> str:
+        """Signal or exit code, and the last line that the process wrote."""
+        self.alive = False
+        try:
+            code = self._child.wait(5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            code = self._child.wait()
+        self._said.seek(0)
+        lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
+        name = f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+        return name + (f": {lines[-1][:200]}" if lines else "")
+
+
+def memory_limit() -> int:
+    """Bytes that a process that reads may take beyond its libraries."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0
+    return int(MEMORY_SHARE * total)
+
+
+@atexit.register
+def end_idle() -> None:
+    """Ends the processes that wait for work."""
+    with _Process._lock:
+        while _Process._idle:
+            _Process._idle.pop().kill()

@@ -1,0 +1,302 @@
+"""The process that decodes: it opens slides, reads what it is asked for, and may die of a damaged file without loss.
+
+Run as `python -m genrag_cli.slides.serve SOCKET MEMORY LIMIT` by `slides.remote`, which knows the other end. Pixels of
+tiles go through shared memory, everything else through the socket. Knows no backbone, bank or output.
+
+| asked | answered |
+|---|---|
+| `open`, path, pictures | `ok` and the slide's facts |
+| `call`, function, arguments | `ok` and what the function returns, given the slide first |
+| `tiles`, stream, grid, rows, batch, workers | a `batch` for every `more`, in order |
+| `more`, stream, slot | `batch`, stream, slot, bad rows, CPU seconds so far |
+| `end`, stream | `ended`, stream, once nothing is being read any more |
+| `close` | `ok` and the most memory that this process ever took |
+"""
+
+import contextlib
+import mmap
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from genrag_cli.errors import GeneragError, SlideError
+from genrag_cli.slides.base import WHITE, Pixels, Slide
+from genrag_cli.slides.open import open_slide
+from genrag_cli.slides.tiles import TileReader
+from genrag_cli.types import Ints, TileGrid
+
+TICK_S = 1.0
+"""How often long work says that it is alive, at most; only where reads finish."""
+
+
+def main() -> None:
+    """Serves until the other end is gone."""
+    fd, memory, limit = (int(text) for text in sys.argv[1:4])
+    _end_with_parent()
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # meant for whoever asks, and who ends this process when it is done
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if limit:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + limit, hard))
+    with contextlib.suppress(EOFError, ConnectionError):
+        Server(Connection(fd), memory).serve()
+    os._exit(0)  # a read that hangs must not keep it alive
+
+
+@dataclass
+class _Stream:
+    """Tiles on their way."""
+
+    number: int
+    reader: TileReader
+    rows: Ints
+    batch: int
+    begun: deque[tuple[int, Ints, Pixels, list["Future[str]"]]] = field(default_factory=deque)
+    next: int = 0
+    ended: bool = False
+
+
+class Server:
+    """One slide at a time.
+
+    Args:
+        line: to whoever asks.
+        memory: descriptor of the shared memory.
+    """
+
+    def __init__(self, line: Connection, memory: int) -> None:
+        self.line, self.memory = line, memory
+        self.sending = threading.Lock()
+        self.slide: Slide | None = None
+        self.stream: _Stream | None = None
+        self.pool: ThreadPoolExecutor | None = None
+        self.told = 0.0
+
+    def serve(self) -> None:
+        """Answers until the line is closed."""
+        while True:
+            what, *arguments = self.line.recv()
+            getattr(self, f"on_{what}")(*arguments)
+
+    def send(self, *message: Any) -> None:
+        """Says something, from any thread."""
+        with self.sending:
+            self.line.send(message)
+
+    def answer(self, work: Callable[[], Any]) -> None:
+        """Sends what some work returns, or why it failed."""
+        try:
+            result = work()
+        except GeneragError as error:
+            self.send("failed", type(error), error.message, error.hint)
+        except MemoryError:
+            self.send("failed", SlideError, *self._too_large())
+        except Exception as error:  # readers of damaged files raise anything
+            self.send("failed", SlideError, f"{self._path()}: {type(error).__name__}: {error}", "Is the file damaged?")
+        else:
+            self.send("ok", result)
+
+    def on_open(self, path: Path, pictures: bool) -> None:
+        """Opens a slide."""
+
+        def work() -> dict[str, Any]:
+            slide = self.slide = _ticking(open_slide(path, pictures=pictures), self.tick)
+            try:
+                candidates: Any = slide.pixel_size_candidates()
+            except GeneragError as error:
+                candidates = (type(error), error.message, error.hint)
+            return {
+                "slide_id": slide.slide_id, "reader": slide.reader, "notes": slide.notes, "size": slide.size,
+                "levels": slide.levels, "tile_sizes": [slide.tile_size(i) for i in range(len(slide.levels))],
+                "candidates": candidates,
+            }  # fmt: skip
+
+        self._let_go()
+        self.opened = (path, pictures)
+        self.answer(work)
+
+    def on_call(self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Calls a function of this package on the slide."""
+        self.answer(lambda: function(self.slide, *arguments, **named))
+
+    def on_read(self, *where: int) -> None:
+        """Reads a rectangle."""
+        self.answer(lambda: self._open().read_region(*where))
+
+    def on_digest(self) -> None:
+        """The slide's digest, as its files are now."""
+        self.answer(lambda: self._open().digest())
+
+    def on_close(self) -> None:
+        """Closes the slide."""
+        self._let_go()
+        self.send("ok", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+    def on_tiles(self, number: int, grid: TileGrid, rows: Ints, batch: int, workers: int, size: int) -> None:
+        """Begins a stream; nothing is read before `more`."""
+        self._end_stream()
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
+        self.shared = np.frombuffer(mmap.mmap(self.memory, size), np.uint8)
+        self.stream = _Stream(number, TileReader(self._open(), grid), rows, batch)
+
+    def on_more(self, number: int, slot: int) -> None:
+        """Begins the next batch, into a slot of the shared memory."""
+        stream = self.stream
+        if stream is None or stream.number != number or self.pool is None:
+            return
+        chunk = stream.rows[stream.next : stream.next + stream.batch]
+        stream.next += len(chunk)
+        side = stream.reader.grid.tile_px
+        each = side * side * 3
+        low = slot * stream.batch * each
+        pixels = self.shared[low : low + len(chunk) * each].reshape(len(chunk), side, side, 3)
+        futures = [
+            self.pool.submit(self._read, stream, int(row), tile) for row, tile in zip(chunk, pixels, strict=True)
+        ]
+        stream.begun.append((slot, chunk, pixels, futures))
+        left = [len(futures)]
+        lock = threading.Lock()
+
+        def one_done(_future: "Future[str]") -> None:
+            with lock:
+                left[0] -= 1
+                if left[0]:
+                    return
+            self._send_finished(stream)
+
+        for future in futures:
+            future.add_done_callback(one_done)
+
+    def on_end(self, number: int) -> None:
+        """Ends a stream and says so once nothing is being read."""
+        if self.stream is not None and self.stream.number == number:
+            self._end_stream()
+        self.send("ended", number)
+
+    def tick(self) -> None:
+        """Says now and then that reads finish."""
+        now = time.monotonic()
+        if now - self.told > TICK_S:
+            self.told = now
+            self.send("tick")
+
+    def _send_finished(self, stream: _Stream) -> None:
+        with self.sending:
+            while stream.begun and not stream.ended and all(f.done() for f in stream.begun[0][3]):
+                slot, chunk, _, futures = stream.begun.popleft()
+                bad = {
+                    int(row): f.result() for row, f in zip(chunk, futures, strict=True) if not f.cancelled() and f.result()
+                }  # fmt: skip
+                with contextlib.suppress(OSError):
+                    self.line.send(("batch", stream.number, slot, len(chunk), bad, time.process_time()))
+
+    def _read(self, stream: _Stream, row: int, into: Pixels) -> str:
+        """Reads a tile; empty, or why it could not be read, after a second try on a slide opened anew."""
+        try:
+            stream.reader.read(row, into)
+        except MemoryError:
+            return self._too_large()[0]
+        except Exception:
+            # OpenSlide answers every read with its first error until the file is opened again.
+            try:
+                with open_slide(self.opened[0], pictures=self.opened[1]) as fresh:
+                    TileReader(fresh, stream.reader.grid).read(row, into)
+                self._renew(stream)
+            except Exception as error:
+                into[:] = WHITE
+                self._renew(stream)
+                return error.message if isinstance(error, GeneragError) else f"{type(error).__name__}: {error}"
+        self.tick()
+        return ""
+
+    def _renew(self, stream: _Stream) -> None:
+        """Puts a slide opened anew in the place of one that failed; the old one ends with its last read."""
+        with contextlib.suppress(GeneragError, OSError):
+            self.slide = _ticking(open_slide(self.opened[0], pictures=self.opened[1]), self.tick)
+            stream.reader = TileReader(self.slide, stream.reader.grid)
+
+    def _end_stream(self) -> None:
+        stream, pool = self.stream, self.pool
+        self.stream = self.pool = None
+        if stream is not None:
+            stream.ended = True
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _let_go(self) -> None:
+        self._end_stream()
+        if self.slide is not None:
+            self.slide.close()
+        self.slide = None
+
+    def _open(self) -> Slide:
+        if self.slide is None:
+            raise SlideError(f"{self._path()}: closed already")
+        return self.slide
+
+    def _path(self) -> Path:
+        return self.opened[0]
+
+    def _too_large(self) -> tuple[str, str]:
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return (
+            f"{self._path()}: reading it takes more than {limit / 2**30:.1f} GiB of memory",
+            "Is the file damaged? Otherwise convert it to a tiled pyramidal TIFF.",
+        )
+
+
+class _Ticking:
+    """A slide that says when it has read something."""
+
+    def __init__(self, slide: Slide, tick: Callable[[], None]) -> None:
+        self._slide, self._tick = slide, tick
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._slide, name)
+
+    def read_region(self, x: int, y: int, w: int, h: int, level: int) -> Pixels:
+        """Reads a rectangle; see `Slide.read_region`."""
+        pixels = self._slide.read_region(x, y, w, h, level)
+        self._tick()
+        return pixels
+
+
+def _ticking(slide: Slide, tick: Callable[[], None]) -> Slide:
+    return cast(Slide, _Ticking(slide, tick))
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process has now; mostly libraries."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 4 << 30
+
+
+def _end_with_parent() -> None:
+    """Ends this process with the one that started it, even while a read hangs."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(TICK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
