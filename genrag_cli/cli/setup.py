@@ -32,7 +32,8 @@ def make_run(
     import torch
 
     from genrag_cli.errors import UsageError
-    from genrag_cli.pipeline.options import RunOptions, allotted_cpus
+    from genrag_cli.pipeline.cpus import allotted_cpus
+    from genrag_cli.pipeline.options import RunOptions
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

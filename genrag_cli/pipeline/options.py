@@ -1,6 +1,5 @@
 """Everything that a command can be told, as frozen values with the defaults of the definitions (section 6)."""
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -136,12 +135,3 @@ def expect_lengths(**lengths: float | None) -> None:
     for name, value in lengths.items():
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{name.replace('_', '-')} {value:g} asked; it must be above 0", "Give it in um.")
-
-
-def allotted_cpus() -> int:
-    """CPUs that this job was given: SLURM_CPUS_PER_TASK, then SLURM_CPUS_ON_NODE, then the process's affinity."""
-    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
-        value = os.environ.get(name, "")
-        if value.isdigit() and int(value) > 0:
-            return int(value)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

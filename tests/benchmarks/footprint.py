@@ -117,7 +117,8 @@ def prepare(asked: argparse.Namespace) -> dict[str, Any]:
     from genrag_cli.cohorts import open_cohort
     from genrag_cli.pipeline.bank_options import BankOptions
     from genrag_cli.pipeline.build_bank import build_bank
-    from genrag_cli.pipeline.options import RunOptions, allotted_cpus
+    from genrag_cli.pipeline.cpus import allotted_cpus
+    from genrag_cli.pipeline.options import RunOptions
     from genrag_cli.stores.bank import Bank
     from genrag_cli.synthetic import write_cohort
     from genrag_cli.types import Listener
@@ -221,7 +222,8 @@ def run_options() -> Any:
     """The CPUs given to the job."""
     import torch
 
-    from genrag_cli.pipeline.options import RunOptions, allotted_cpus
+    from genrag_cli.pipeline.cpus import allotted_cpus
+    from genrag_cli.pipeline.options import RunOptions
 
     torch.set_num_threads(allotted_cpus())
     return RunOptions(workers=allotted_cpus())

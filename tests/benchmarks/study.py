@@ -24,7 +24,8 @@ from genrag_cli.backbones.regression import Moments, fit_moments, number_folds
 from genrag_cli.cohorts import open_cohort
 from genrag_cli.pipeline.bank_options import BankOptions
 from genrag_cli.pipeline.build_bank import build_bank
-from genrag_cli.pipeline.options import RunOptions, allotted_cpus
+from genrag_cli.pipeline.cpus import allotted_cpus
+from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.pipeline.tuning.data import BankData, split
 from genrag_cli.pipeline.tuning.model import Fit, Parts, Retriever, fit
 from genrag_cli.pipeline.tuning.search import make_splits, score, scores_of

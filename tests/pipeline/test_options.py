@@ -5,7 +5,7 @@ import pytest
 from genrag_cli.errors import UsageError
 from genrag_cli.pipeline.build_bank import BankOptions
 from genrag_cli.pipeline.embed import choose_geometry
-from genrag_cli.pipeline.options import SlideOptions, SolveOptions, allotted_cpus
+from genrag_cli.pipeline.options import SlideOptions, SolveOptions
 
 
 @pytest.mark.parametrize("kind", [SlideOptions, BankOptions])
@@ -33,18 +33,6 @@ def test_geometry_is_the_askers_then_the_banks_then_the_backbones():
     assert choose_geometry(SlideOptions(), None, 112.0, 0.5) == (112.0, 112.0)
     with pytest.raises(UsageError, match="no field of view"):
         choose_geometry(SlideOptions(), None, None, 0.5)
-
-
-def test_threads_are_those_of_the_job(monkeypatch):
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "5")
-    assert allotted_cpus() == 5
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
-    assert allotted_cpus() == 3
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "many")
-    assert allotted_cpus() == 5
-    monkeypatch.delenv("SLURM_CPUS_ON_NODE")
-    assert allotted_cpus() >= 1
 
 
 def test_the_published_crop_depends_on_the_slide():
