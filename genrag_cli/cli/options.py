@@ -227,3 +227,30 @@ Json = Annotated[bool, typer.Option("--json", help="Result as one JSON document 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.", rich_help_panel="Talk")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel="Talk")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of expected errors.", rich_help_panel="Talk")]
+Line = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="-- COMMAND...", show_default=False,
+        help="A command line that works on slides, without `generag`: -- retrieve slides/ --out predictions/ ...",
+    ),
+]  # fmt: skip
+TAKES_A_LINE = {"allow_interspersed_args": False}
+"""Context settings of commands whose argument is a command line: options after its first word belong to it."""
+_JOB = "One job"
+JobTime = Annotated[
+    str,
+    typer.Option(
+        "--time", metavar="HH:MM:SS", help="Time limit, D-HH:MM:SS too. Short is fine: stopped jobs go on.",
+        rich_help_panel=_JOB,
+    ),
+]  # fmt: skip
+DEFAULT_JOB_TIME = "04:00:00"
+JobCpus = Annotated[int, typer.Option("--cpus", min=1, help="CPUs.", rich_help_panel=_JOB)]
+DEFAULT_JOB_CPUS = 4
+JobMem = Annotated[int, typer.Option("--mem", min=1, metavar="GB", help="Memory.", rich_help_panel=_JOB)]
+DEFAULT_JOB_MEM = 16
+JobGpus = Annotated[
+    int,
+    typer.Option("--gpus", min=0, help="GPUs, 0 or 1: several of a node work as several jobs.", rich_help_panel=_JOB),
+]
+OutFile = Annotated[Path | None, typer.Option("--out-file", help="File to write. Default: stdout.", show_default=False)]
