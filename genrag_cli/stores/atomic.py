@@ -1,6 +1,6 @@
 """Files that appear whole or not at all: write beside, flush, rename; and work that can be taken up again by parts.
 
-This module knows bytes and names. It does not know what is in a file.
+This module knows bytes and names. It does not know what is in a file; digests that travel with it are `seal.py`'s.
 """
 
 import contextlib
@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import OutputError
+from genrag_cli.stores.seal import ROOM, THREADS, seal_file, seal_folder
 
 KINDS = ("partial", "old", "packing")
 """Endings of temporary names: a file or folder in the making, a folder being replaced, a store before it is zipped."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every zip entry carries this date, so that equal content gives equal bytes and equal digests."""
+FOREIGN_AGE_S = 2 * 86_400.0
+"""What another machine left and has not touched for so long is a dead process's: who lives writes, or is done."""
+LONGEST_NAME = 80
+"""Bytes of a file's name within temporary names, which are longer; file systems allow 255, some 143."""
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, *, sealed: bool = False) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on a clean exit it is flushed to disk and renamed to `path`.
 
     On any failure the temporary file or folder is removed and `path` is what it was.
+
+    Args:
+        path: what it becomes.
+        sealed: a digest is appended to it (`seal.seal_file`).
 
     Raises:
         OutputError: where the folder cannot be written or the disk is full.
@@ -42,8 +53,9 @@ def new_file(path: Path) -> Iterator[Path]:
         sweep(path)
         remove(temporary)
         yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
+        if sealed:
+            seal_file(temporary)
+        _flush_file(temporary)
         temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
@@ -53,8 +65,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """As `new_file`, for a folder that takes the place of a folder of the same name."""
+def new_folder(path: Path, *, sealed: bool = False) -> Iterator[Path]:
+    """As `new_file`, for a folder that takes the place of a folder of the same name; sealed by `seal.seal_folder`."""
     temporary, old = beside(path, "partial"), beside(path, "old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +74,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         remove(temporary)
         temporary.mkdir()
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+        if sealed:
+            seal_folder(temporary)
+        inside = list(temporary.rglob("*"))
+        with ThreadPoolExecutor(THREADS) as pool:  # a file system flushes several at once
+            list(pool.map(_flush_file, (p for p in inside if p.is_file())))
+        for folder in (*(p for p in inside if p.is_dir()), temporary):
+            _flush_folder(folder)
         if path.exists():
             path.replace(old)
         temporary.replace(path)
@@ -79,23 +94,37 @@ def new_folder(path: Path) -> Iterator[Path]:
         remove(old)
 
 
+_PLACE = "Give another place (--out, --bank)."
+_REFUSED = {
+    errno.EACCES: ("you may not write there", "Give a place that you may write to (--out, --bank)."),
+    errno.EPERM: ("the system does not permit it", "Give a place that you may write to (--out, --bank)."),
+    errno.EROFS: ("the file system is read-only", "Give a place that you may write to (--out, --bank)."),
+    errno.EEXIST: ("a file stands where a folder is needed", _PLACE),
+    errno.ENOTDIR: ("a file stands where a folder is needed", _PLACE),
+    errno.EISDIR: ("a folder stands where a file is needed", _PLACE),
+    errno.ENAMETOOLONG: ("its name is too long for the file system", "Give a shorter name (--out, --bank)."),
+    errno.EFBIG: ("the file system, or `ulimit -f`, allows no file as large", _PLACE),
+}
+
+
 def explain(error: OSError, path: Path) -> OutputError:
     """An OSError met while writing `path`, in words and with a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+        free = shutil.disk_usage(next(p for p in path.absolute().parents if _is_there(p))).free
         return OutputError(
             f"disk full while writing {path} ({free / 2**20:.0f} MiB free on that disk)",
             "Free some space or give another place (--out, --bank), then run the same command again.",
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError(
-            f"{path} cannot be written: {error.strerror}", "Give a place that you may write to (--out, --bank)."
-        )
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return OutputError(f"{path} cannot be written: a file stands where a folder is needed", "Give another place.")
-    if error.errno == errno.EISDIR:
-        return OutputError(f"{path} cannot be written: a folder stands where a file is needed", "Give another place.")
+    if error.errno in _REFUSED:
+        reason, hint = _REFUSED[error.errno]
+        return OutputError(f"{path} cannot be written: {reason}", hint)
     return OutputError(f"{path} could not be written: {error}", "Run the same command again; finished parts stay.")
+
+
+def _is_there(folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # its name may be what is wrong
+        return folder.is_dir()
+    return False
 
 
 def beside(path: Path, kind: str) -> Path:
@@ -105,23 +134,53 @@ def beside(path: Path, kind: str) -> Path:
         path: the final name.
         kind: one of `KINDS`.
     """
-    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.{kind}")
+    return _hidden(path, f"{os.uname().nodename}.{os.getpid()}.{kind}")
+
+
+def _hidden(path: Path, ending: str) -> Path:
+    """A hidden name beside `path`; the name of the file in it is cut where it is long, and told apart by a digest."""
+    word = path.name
+    if len(word.encode()) > LONGEST_NAME:
+        kept = word.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
+        word = f"{kept}~{hashlib.sha256(word.encode()).hexdigest()[:8]}"
+    return path.with_name(f".{word}.{ending}")
 
 
 def sweep(path: Path) -> None:
-    """Removes what processes of this machine that are no longer alive left beside `path`."""
-    for kind in KINDS:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.{os.uname().nodename}.*.{kind}"):
-            pid = left.name.split(".")[-2]
-            if pid.isdigit() and int(pid) != os.getpid() and not _is_alive(int(pid)):
-                remove(left)
+    """Removes what dead processes left beside `path`, and puts back a folder that one had put aside.
+
+    Of this machine's processes those that are not alive are dead; of others' those that touched nothing for
+    `FOREIGN_AGE_S`, by the clock of the file system.
+    """
+    host = os.uname().nodename
+    start = _hidden(path, "").name
+    for left in path.parent.glob(f"{glob.escape(start)}*"):
+        node, _, rest = left.name.removeprefix(start).rpartition(".")[0].rpartition(".")
+        if left.suffix[1:] not in KINDS or not node or not rest.isdigit():
+            continue
+        dead = not (int(rest) == os.getpid() or is_alive(int(rest))) if node == host else _is_abandoned(left)
+        if dead and left.suffix == ".old" and not path.exists():
+            left.replace(path)
+        elif dead:
+            remove(left)
+
+
+def _is_abandoned(left: Path) -> bool:
+    """Whether nobody touched a file or folder, nor anything in it, for `FOREIGN_AGE_S`."""
+    newest = 0.0
+    with contextlib.suppress(OSError):  # what vanishes meanwhile is somebody's
+        for p in (left, *left.rglob("*")):
+            newest = max(newest, p.lstat().st_mtime, p.lstat().st_ctime)
+        with tempfile.TemporaryFile(dir=left.parent) as probe:  # clocks of machines differ; the server's is one
+            return os.fstat(probe.fileno()).st_mtime - newest > FOREIGN_AGE_S
+    return False
 
 
 def tidy(path: Path) -> None:
     """Removes what unfinished runs left of an output that stands: temporary files, and parts nobody will take up."""
     sweep(path)
     for what in ("parts", "codes", "guess"):
-        remove(path.with_name(f".{path.name}.{what}"))
+        remove(_hidden(path, what))
 
 
 def remove(path: Path) -> None:
@@ -140,12 +199,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def pack_folder(folder: Path, path: Path) -> None:
-    """Packs a folder into an uncompressed zip, names sorted and dates fixed: equal content gives equal bytes."""
-    with new_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-            entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), EPOCH)
-            with archive.open(entry, "w", force_zip64=True) as sink, file.open("rb") as source:
-                shutil.copyfileobj(source, sink, 1 << 20)
+    """Packs a folder into an uncompressed sealed zip, names sorted and dates fixed: equal content gives equal bytes."""
+    with new_file(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            archive.comment = ROOM
+            for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+                entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), EPOCH)
+                with archive.open(entry, "w", force_zip64=True) as sink, file.open("rb") as source:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+        seal_file(temporary, in_comment=True)
 
 
 def digest_file(path: Path) -> str:
@@ -163,7 +225,7 @@ class Parts:
     """
 
     def __init__(self, output: Path, key: str, what: str) -> None:
-        self.folder = output.with_name(f".{output.name}.{what}")
+        self.folder = _hidden(output, what)
         self.key = key
         marker = self.folder / "key"
         if self.folder.exists() and (not marker.exists() or marker.read_text() != key):
@@ -247,7 +309,8 @@ def lock_is_held(folder: Path) -> bool:
         return True
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -257,9 +320,17 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def _flush_file(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
 def _flush_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems flush files only
+            raise
     finally:
         os.close(handle)
