@@ -17,6 +17,8 @@ from genrag_cli.errors import SlideError
 
 Pixels = NDArray[np.uint8]
 """(h, w, 3) RGB."""
+Mask = NDArray[np.bool_]
+"""(h, w) True on tissue."""
 
 WHITE = 255
 DIGEST_BYTES = 1 << 20

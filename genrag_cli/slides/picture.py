@@ -4,9 +4,11 @@ Knows colour modes and Pillow's size limit.
 Does not know a pixel size: the dpi that cameras and editors write into pictures says nothing about tissue.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -73,27 +75,42 @@ class PictureSlide:
 
 def _read_picture(path: Path) -> tuple[Pixels, str, bool]:
     """Pixels, format name, and whether EXIF asks for the picture to be turned."""
+    with open_picture(path, ("JPEG", "PNG"), MAX_PIXELS, "Convert it to a tiled pyramidal TIFF.") as image:
+        if image.mode not in ("RGB", "RGBA", "P", "PA"):
+            raise SlideError(
+                f"{path}: expected an RGB picture with 8 bits a channel, found Pillow mode {image.mode!r}",
+                "Export the section in colour (RGB, 8 bits).",
+            )
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        kind = str(image.format).lower()
+        plain = image.mode == "RGB" and "transparency" not in image.info
+        pixels = np.array(image) if plain else composite_on_white(np.array(image.convert("RGBA")))
+        return pixels, kind, turned
+
+
+@contextmanager
+def open_picture(path: Path, formats: tuple[str, ...], most_px: int, remedy: str) -> Iterator[Any]:
+    """Opens a picture with Pillow, whose own limit guards web servers; whole sections exceed it rightly.
+
+    Args:
+        path: of the picture.
+        formats: that are accepted, as Pillow calls them.
+        most_px: that it may have.
+        remedy: what to do with one that has more.
+
+    Raises:
+        SlideError: for a picture that is damaged or larger; also where reading its pixels within the context fails.
+    """
     from PIL import Image
 
-    # Pillow's limit guards web servers; whole sections exceed it rightly. Ours is checked below instead.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > MAX_PIXELS:
+        with Image.open(path, formats=formats) as image:
+            if image.width * image.height > most_px:
                 raise SlideError(
-                    f"{path}: {image.width} x {image.height} px is too large for a picture, which is read whole",
-                    "Convert it to a tiled pyramidal TIFF.",
+                    f"{path}: {image.width} x {image.height} px is too large for a picture, which is read whole", remedy
                 )
-            if image.mode not in ("RGB", "RGBA", "P", "PA"):
-                raise SlideError(
-                    f"{path}: expected an RGB picture with 8 bits a channel, found Pillow mode {image.mode!r}",
-                    "Export the section in colour (RGB, 8 bits).",
-                )
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
-            kind = str(image.format).lower()
-            plain = image.mode == "RGB" and "transparency" not in image.info
-            pixels = np.array(image) if plain else composite_on_white(np.array(image.convert("RGBA")))
-            return pixels, kind, turned
+            yield image
     except (OSError, SyntaxError) as error:
         raise SlideError(f"{path}: cannot be read as a picture: {error}", "Is the file complete?") from error
     finally:

@@ -7,15 +7,18 @@ Does not know spots or tiles; `tissue_share` answers for any squares.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrag_cli.slides.base import Level, Pixels, Slide
+from genrag_cli.slides.base import Level, Mask, Pixels, Slide
+from genrag_cli.slides.masks import read_mask
 from genrag_cli.types import Doubles, PixelSize
 
-Mask = NDArray[np.bool_]
+Method = Literal["density", "otsu"]
+_METHODS: dict[str | Path, Method] = {"density": "density", "otsu": "otsu"}
 
 OVERVIEW_UM = 8.0
 """um per px of the overview: a nucleus, so that tissue is rough and glass is smooth."""
@@ -34,6 +37,8 @@ _SMALLEST_PIECE_UM2 = 40_000.0
 _LARGEST_FILLED_HOLE_UM2 = 20_000.0
 _SMALLEST_PEN_UM2 = 4_000.0
 _VOID = 45
+_LEAST_OTSU = 0.02
+"""Below this stain there is no tissue, whatever separates best: on bare glass that is noise from noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +53,30 @@ class Tissue:
     """Overview px per level-0 px: level-0 coordinates times this are overview coordinates."""
 
 
-def find_tissue(slide: Slide, pixel_size: PixelSize, um_per_px: float = OVERVIEW_UM) -> Tissue:
-    """Makes the overview of a slide and finds the tissue on it."""
+def find_tissue(
+    slide: Slide, pixel_size: PixelSize, um_per_px: float = OVERVIEW_UM, how: str | Path = "density"
+) -> Tissue:
+    """Makes the overview of a slide and finds the tissue on it.
+
+    Args:
+        slide: what to look at.
+        pixel_size: of level 0.
+        um_per_px: of the overview.
+        how: `density` or `otsu` (see `tissue_mask`); `none`: all of the slide is tissue; or a file that says where it
+            is (see `read_mask`). A file that is called like one of these words is given with its folder: `./none`.
+
+    Raises:
+        UsageError: for a file that is missing or says nothing.
+        SlideError: for a file that does not fit this slide.
+    """
     rgb, scale = overview(slide, pixel_size, um_per_px)
-    return Tissue(rgb, tissue_mask(rgb, pixel_size.mpp / scale), scale)
+    if how == "none":
+        mask = np.ones(rgb.shape[:2], bool)
+    elif how in _METHODS:
+        mask = tissue_mask(rgb, pixel_size.mpp / scale, _METHODS[how])
+    else:
+        mask = read_mask(how, slide, rgb.shape[:2], scale)
+    return Tissue(rgb, mask, scale)
 
 
 def overview(slide: Slide, pixel_size: PixelSize, um_per_px: float = OVERVIEW_UM) -> tuple[Pixels, float]:
@@ -116,22 +141,23 @@ def _average(block: NDArray[Any], edges: Doubles, axis: int) -> NDArray[np.float
     return np.moveaxis(means, 0, axis)
 
 
-def tissue_mask(rgb: Pixels, um_per_px: float = OVERVIEW_UM) -> Mask:
+def tissue_mask(rgb: Pixels, um_per_px: float = OVERVIEW_UM, how: Method = "density") -> Mask:
     """Finds stained tissue on an overview.
 
     Stain is optical density relative to the slide's own glass, less what all channels share: glass of any tint,
-    printed dots, dust and shadows have none. Tissue is where stain is rough at the scale of cells, or dense;
-    smears of eosin beside the tissue are neither.
+    printed dots, dust and shadows have none.
 
     Args:
         rgb: (h, w, 3) overview.
         um_per_px: of the overview.
+        how: `density`: tissue is where stain is rough at the scale of cells, or dense; smears of eosin beside the
+            tissue are neither. `otsu`: where stain, averaged over a few cells, is above Otsu's threshold.
 
     Returns:
         (h, w) True on tissue; holes below 0.02 mm2 are filled, pieces below 0.04 mm2 left out.
     """
     from scipy import ndimage
-    from skimage import morphology
+    from skimage import filters, morphology
 
     void = rgb.max(axis=2) < _VOID
     if void.all():
@@ -139,6 +165,26 @@ def tissue_mask(rgb: Pixels, um_per_px: float = OVERVIEW_UM) -> Mask:
     stain, pen = _stain(rgb, void, um_per_px)
     window = max(3, 2 * round((_WINDOW_UM / um_per_px - 1) / 2) + 1)
     mean = ndimage.uniform_filter(stain, window)
+    if how == "otsu":
+        mask = mean > max(float(filters.threshold_otsu(mean[~void & ~pen])), _LEAST_OTSU)
+    else:
+        mask = _rough_or_dense(stain, mean, window, void)
+    mask &= ~ndimage.binary_dilation(void, iterations=2)
+    mask &= ~ndimage.binary_dilation(pen, iterations=4)
+    mask = ndimage.binary_closing(np.pad(mask, 4), iterations=2)[4:-4, 4:-4]  # joins cells
+    if how == "density":  # whose window reaches past the edge of the tissue: the erosion takes the rim away again
+        mask = ndimage.binary_erosion(mask, border_value=1)
+    mask = ndimage.binary_opening(mask)
+    area = um_per_px**2
+    mask = morphology.remove_small_holes(mask, max_size=round(_LARGEST_FILLED_HOLE_UM2 / area))
+    mask = morphology.remove_small_objects(mask, max_size=round(_SMALLEST_PIECE_UM2 / area))
+    return np.asarray(mask & ~void, bool)
+
+
+def _rough_or_dense(stain: NDArray[np.float32], mean: NDArray[np.float32], window: int, void: Mask) -> Mask:
+    """Where stain varies from cell to cell, or there is much of it, measured against what the slide has."""
+    from scipy import ndimage
+
     rough = np.sqrt(np.clip(ndimage.uniform_filter(stain**2, window) - mean**2, 0, None))
     # Glass that is noisy itself must not pass for tissue, and a faded slide has less of everything.
     noise = min(3 * float(np.percentile(rough[~void], 10)), _ROUGH_CAP)
@@ -146,16 +192,7 @@ def tissue_mask(rgb: Pixels, um_per_px: float = OVERVIEW_UM) -> Mask:
     contrast = np.percentile(likely, 90) / _USUAL_STAIN if likely.size else 1.0
     contrast = float(np.clip(contrast, _LEAST_CONTRAST, 1))
     limit = max(_ROUGH * contrast, noise)
-    mask = ((rough > limit) & (mean > _ROUGH * contrast)) | (mean > _DENSE * contrast)
-    mask &= ~ndimage.binary_dilation(void, iterations=2)
-    mask &= ~ndimage.binary_dilation(pen, iterations=4)
-    # The window reaches past the edge of the tissue: closing joins cells, the erosion takes the rim away again.
-    mask = ndimage.binary_closing(np.pad(mask, 4), iterations=2)[4:-4, 4:-4]
-    mask = ndimage.binary_opening(ndimage.binary_erosion(mask, border_value=1))
-    area = um_per_px**2
-    mask = morphology.remove_small_holes(mask, max_size=round(_LARGEST_FILLED_HOLE_UM2 / area))
-    mask = morphology.remove_small_objects(mask, max_size=round(_SMALLEST_PIECE_UM2 / area))
-    return np.asarray(mask & ~void, bool)
+    return np.asarray(((rough > limit) & (mean > _ROUGH * contrast)) | (mean > _DENSE * contrast), bool)
 
 
 def _stain(rgb: Pixels, void: Mask, um_per_px: float) -> tuple[NDArray[np.float32], Mask]:

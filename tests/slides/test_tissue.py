@@ -25,22 +25,26 @@ def overlap(mask, truth):
     return (mask & truth).sum() / (mask | truth).sum()
 
 
+@pytest.mark.parametrize("how", ["density", "otsu"])
 @pytest.mark.parametrize("glass", [WHITE, LILAC, GREY])
-def test_tissue_is_found_on_glass_of_any_colour(glass):
+def test_tissue_is_found_on_glass_of_any_colour(glass, how):
     rgb, truth = paint(glass)
-    assert overlap(tissue_mask(rgb), truth) > 0.9
+    assert overlap(tissue_mask(rgb, how=how), truth) > 0.9
 
 
+@pytest.mark.parametrize("how", ["density", "otsu"])
 @pytest.mark.parametrize("glass", [WHITE, LILAC, GREY, (0, 0, 0)])
 @pytest.mark.parametrize("noise", [0.0, 2.0])
-def test_a_blank_slide_has_no_tissue(glass, noise):
+def test_a_blank_slide_has_no_tissue(glass, noise, how):
     rng = np.random.default_rng(0)
     blank = np.clip(np.array(glass) + rng.normal(0, noise, (300, 300, 3)), 0, 255).astype(np.uint8)
-    assert not tissue_mask(blank).any()
+    assert not tissue_mask(blank, how=how).any()
 
 
-def test_pen_dots_and_a_smear_are_not_tissue():
-    rgb, truth = paint(WHITE)
+@pytest.mark.parametrize("how", ["density", "otsu"])
+@pytest.mark.parametrize("glass", [WHITE, LILAC])
+def test_pen_dots_and_a_smear_are_not_tissue(glass, how):
+    rgb, truth = paint(glass)
     image = Image.fromarray(rgb)
     draw = ImageDraw.Draw(image)
     for i, pen in enumerate([(30, 40, 150), (20, 120, 60), (30, 30, 30), (200, 30, 40)]):
@@ -49,14 +53,25 @@ def test_pen_dots_and_a_smear_are_not_tissue():
         draw.ellipse([x, 250, x + 10, 260], fill=(200, 198, 202))
     pixels = np.asarray(image).astype(float)
     smear = np.exp(-(((np.arange(300) - 215) / 25.0) ** 2))[None, :, None] * [0.0, 25.0, 10.0]
-    mask = tissue_mask(np.where(truth[..., None], pixels, pixels - smear).clip(0, 255).astype(np.uint8))
-    assert overlap(mask, truth) > 0.85
+    smeared = np.where(truth[..., None], pixels, pixels - smear).clip(0, 255).astype(np.uint8)
+    assert overlap(tissue_mask(smeared, how=how), truth) > 0.85
 
 
-def test_black_surroundings_are_not_tissue():
+@pytest.mark.parametrize("how", ["density", "otsu"])
+def test_black_surroundings_are_not_tissue(how):
     rgb, truth = paint(LILAC)
     rgb[:80], rgb[:, :60] = 0, 0
-    assert overlap(tissue_mask(rgb), truth) > 0.9
+    assert overlap(tissue_mask(rgb, how=how), truth) > 0.9
+
+
+def test_pale_tissue_beside_dark_is_kept_by_default_and_lost_to_otsu():
+    rgb, truth = paint(WHITE)
+    half = rgb.copy()
+    half[100:220, 140:200] = 255 - (255 - half[100:220, 140:200]) // 3  # pale, as fat is
+    pale = np.zeros_like(truth)
+    pale[105:215, 150:195] = True
+    assert tissue_mask(half)[pale].mean() > 0.9
+    assert tissue_mask(half, how="otsu")[pale].mean() < 0.1
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0])
@@ -114,6 +129,17 @@ def test_tissue_of_a_slide_is_its_disc(tiff_path):
     assert overlap(tissue.mask, (x - 750) ** 2 + (y - 600) ** 2 < 480**2) > 0.9
 
 
+def test_all_of_the_slide_may_be_tissue(tiff_path):
+    with open_slide(tiff_path) as slide:
+        tissue = find_tissue(slide, ONE, how="none")
+    assert tissue.mask.shape == tissue.overview.shape[:2]
+    assert tissue.mask.all()
+
+
+def test_no_squares_have_no_share():
+    assert tissue_share(np.ones((5, 5), bool), 0.1, np.zeros((0, 2)), 20.0).shape == (0,)
+
+
 def test_share_counts_cut_pixels_and_nothing_outside():
     mask = np.zeros((10, 10), bool)
     mask[:, 5:] = True
@@ -122,7 +148,7 @@ def test_share_counts_cut_pixels_and_nothing_outside():
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("section_name", ["B4", "C4"])
+@pytest.mark.parametrize("section_name", ["B4", "C2", "C3", "C4", "C5"])
 def test_measured_spots_lie_on_tissue_and_the_rest_of_the_glass_does_not(shared_data, section_name):
     table = np.loadtxt(shared_data / "her2st" / "spots" / f"{section_name}_selection.tsv", skiprows=1)
     size = PixelSize(Mpp(200 / 290), "pitch")
