@@ -12,6 +12,7 @@ from genrag_cli.cli.embed import embed
 from genrag_cli.cli.evaluate import evaluate
 from genrag_cli.cli.explain import explain
 from genrag_cli.cli.export import export
+from genrag_cli.cli.inspect import inspect
 from genrag_cli.cli.plot import plot
 from genrag_cli.cli.retrieve import retrieve
 from genrag_cli.cli.tune import tune
@@ -24,6 +25,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 some inputs failed, 75 stopped on request and resumable.",
 )
 app.command("build-bank")(build_bank)
+app.command("inspect")(inspect)
 app.command("embed")(embed)
 app.command("tune")(tune)
 app.command("retrieve")(retrieve)

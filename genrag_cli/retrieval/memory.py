@@ -39,10 +39,18 @@ def free_bytes(device: torch.device) -> int:
 
 def chunk_for(atoms: Atoms) -> int:
     """Queries to solve side by side; the codes do not depend on it."""
-    gathered = 0 if isinstance(atoms, HeldAtoms) else POOL_WIDTH * atoms.m * 4
-    each = COLUMNS * 10 + atoms.m * 48 + POOL_WIDTH * 48 + gathered
     most = LARGEST_ON_GPU if atoms.device.type == "cuda" else LARGEST
-    return int(max(SMALLEST, min(most, SHARE * free_bytes(atoms.device) / each)))
+    return int(max(SMALLEST, min(most, SHARE * free_bytes(atoms.device) / _query_bytes(atoms))))
+
+
+def chunk_bytes(atoms: Atoms, n: int) -> int:
+    """Memory that room is made for when n queries are solved: of as many as go side by side."""
+    return min(n, chunk_for(atoms)) * _query_bytes(atoms)
+
+
+def _query_bytes(atoms: Atoms) -> int:
+    gathered = 0 if isinstance(atoms, HeldAtoms) else POOL_WIDTH * atoms.m * 4
+    return COLUMNS * 10 + atoms.m * 48 + POOL_WIDTH * 48 + gathered
 
 
 def ran_out(error: BaseException) -> bool:
