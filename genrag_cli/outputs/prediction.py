@@ -51,7 +51,9 @@ Block = tuple[Floats, NDArray[np.bool_] | None]
 """(b, G) expression of consecutive spots, and (b, G) False where it is missing; None where nothing can be."""
 
 
-def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Block], *, as_h5ad: bool = True) -> None:
+def write_prediction(
+    path: Path, prediction: Prediction, blocks: Iterable[Block], *, as_h5ad: bool = True, mark: str = ""
+) -> None:
     """Writes a prediction into `path` (a temporary name: making it appear is the caller's business).
 
     Args:
@@ -60,6 +62,7 @@ def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Block]
         blocks: together they are X and, where they say what is missing, the layer `keys.PRESENT`; ignored where there
             are no genes.
         as_h5ad: HDF5 file, else Zarr group.
+        mark: text that stands in an HDF5 file, as an attribute.
 
     Raises:
         OutputError: for blocks of another number of rows, or of which only some say what is missing.
@@ -73,6 +76,8 @@ def write_prediction(path: Path, prediction: Prediction, blocks: Iterable[Block]
 
         adata.write_h5ad(path)
         with h5py.File(path, "r+") as file:
+            if mark:
+                file.attrs["mark"] = np.bytes_(mark)
             if "X" in file:
                 del file["X"]
             if g:
