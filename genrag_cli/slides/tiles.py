@@ -1,6 +1,6 @@
 """Tiles: where they lie on a slide, and their pixels.
 
-Knows the square lattice, the best pyramid level for a tile, and how tiles are read ahead.
+Knows the square and the hexagonal lattice, the best pyramid level for a tile, and how tiles are read ahead.
 Does not know what a tile is for; `spots` makes grids of given spots, `tissue` says where tissue is.
 """
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,9 +18,13 @@ from genrag_cli.slides.base import Pixels, Slide
 from genrag_cli.slides.patches import PatchSlide, read_patches
 from genrag_cli.slides.remote import RemoteSlide
 from genrag_cli.slides.tissue import Tissue, find_tissue, tissue_share
-from genrag_cli.types import Ints, PixelSize, TileBatch, TileGrid
+from genrag_cli.types import Doubles, Ints, PixelSize, TileBatch, TileGrid
 from genrag_cli.units import Microns, TilePx
 
+Lattice = Literal["square", "hex"]
+LATTICES: tuple[Lattice, ...] = get_args(Lattice)
+_ROW_STEP: dict[Lattice, float] = {"square": 1.0, "hex": 0.75**0.5}
+"""Distance of rows over the pitch; so also the area of a spot over the square of the pitch."""
 _LEVEL_SLACK = 1.01
 """A level of 4.0002 serves for a wanted 4: a scanner rounds the sizes of its levels."""
 
@@ -30,32 +34,41 @@ def plan_tiles(
     pixel_size: PixelSize,
     *,
     fov_um: float,
-    pitch_um: float,
+    pitch_um: float | None = None,
+    overlap: float | None = None,
     tile_px: int,
     min_tissue: float = 0.5,
-    lattice: Literal["square"] = "square",
+    lattice: Lattice = "square",
     tissue: Tissue | None = None,
 ) -> TileGrid:
-    """Lays a square lattice over a slide and keeps the spots on tissue.
+    """Lays a lattice over a slide and keeps the spots on tissue; none where there is no tissue.
 
     The lattice starts at the slide's upper left corner and counts in um, so that it does not depend on the pyramid.
-    Spots are called `SLIDE:ROW_COLUMN` and run row by row.
+    Spots are called `SLIDE:ROW_COLUMN` and run row by row. In a hexagonal lattice rows lie closer together than spots
+    within a row, odd rows are shifted by half a pitch, and columns count as Visium's do: by two from spot to spot, even
+    ones in even rows and odd ones in odd rows.
 
     Args:
         slide: to lay the lattice over.
         pixel_size: of level 0.
         fov_um: side of a tile.
-        pitch_um: distance of neighbouring spots; a spot's area is the square of this side.
+        pitch_um: distance of neighbouring spots.
+        overlap: of neighbouring tiles, in place of the pitch; see `choose_pitch`.
         tile_px: side of a tile as the backbone takes it.
-        min_tissue: share of a spot's area that has to be tissue.
-        lattice: `square` is the only one.
+        min_tissue: share of a spot's area that has to be tissue, 0 to 1. A spot's area is the square, or a square as
+            large as the hexagon, of what is nearer to it than to its neighbours.
+        lattice: `square` or `hex`.
         tissue: of this slide, where it is known already.
 
     Raises:
-        SlideError: for a slide without tissue, or smaller than one tile.
+        UsageError: for options that cannot be right.
+        SlideError: for a slide smaller than one tile.
     """
-    if lattice != "square":
-        raise UsageError(f"unknown lattice {lattice!r}", "Known: square")
+    if lattice not in LATTICES:
+        raise UsageError(f"unknown lattice {lattice!r}", f"Known: {', '.join(LATTICES)}")
+    if not 0 <= min_tissue <= 1:
+        raise UsageError(f"the least share of tissue is between 0 and 1, not {min_tissue:g}")
+    pitch_um = choose_pitch(fov_um, pitch_um=pitch_um, overlap=overlap)
     width, height = slide.size
     side_px, pitch_px = fov_um / pixel_size.mpp, pitch_um / pixel_size.mpp
     if min(width, height) < side_px:
@@ -65,27 +78,47 @@ def plan_tiles(
             "Is the pixel size right (--mpp)? Otherwise the field of view (--fov-um) is too large for it.",
         )
     tissue = tissue or find_tissue(slide, pixel_size)
-    n_rows, n_cols = (int(np.ceil(side / pitch_px - 0.5)) for side in (height, width))
-    rc = np.stack(np.meshgrid(np.arange(n_rows), np.arange(n_cols), indexing="ij"), axis=-1).reshape(-1, 2)
-    centres = np.asarray((rc[:, ::-1] + 0.5) * pitch_px, np.float64)
-    kept = tissue_share(tissue.mask, tissue.scale, centres, pitch_px) >= min_tissue
-    if not kept.any():
-        share = f"{tissue.mask.mean():.1%} of the slide is tissue, no square of {pitch_um:g} um is {min_tissue:.0%}"
-        raise SlideError(
-            f"{slide.path}: " + (share if tissue.mask.any() else "no tissue found"),
-            "Look at the slide; where the tissue is real, name the spots yourself (--spots).",
-        )
+    rc, centres = _lay(lattice, slide.size, pitch_px)
+    kept = tissue_share(tissue.mask, tissue.scale, centres, pitch_px * _ROW_STEP[lattice] ** 0.5) >= min_tissue
     rc = rc[kept]
     return TileGrid(
         slide_id=slide.slide_id,
         names=np.array([f"{slide.slide_id}:{row}_{column}" for row, column in rc], dtype=np.str_),
         centres=centres[kept],
-        array_rc=rc.astype(np.int64),
+        array_rc=rc,
         tile_px=TilePx(tile_px),
         fov_um=Microns(fov_um),
         pitch_um=Microns(pitch_um),
         pixel_size=pixel_size,
     )
+
+
+def choose_pitch(fov_um: float, *, pitch_um: float | None = None, overlap: float | None = None) -> float:
+    """The distance of neighbouring spots: as given, or so that tiles overlap by a share of their side; else the side.
+
+    Raises:
+        UsageError: where both are given, for a share below 0 or from 1 on, and for lengths that are not above 0.
+    """
+    if pitch_um is not None and overlap is not None:
+        raise UsageError(
+            f"both a pitch of {pitch_um:g} um and an overlap of {overlap:g} were given", "Give one of them."
+        )
+    if overlap is not None and not 0 <= overlap < 1:
+        raise UsageError(f"tiles overlap by a share from 0 to below 1 of their side, not {overlap:g}")
+    pitch = fov_um * (1 - (overlap or 0.0)) if pitch_um is None else pitch_um
+    if not (0 < fov_um < np.inf and 0 < pitch < np.inf):
+        raise UsageError(f"a field of view of {fov_um:g} um every {pitch:g} um; both must be lengths above 0")
+    return pitch
+
+
+def _lay(lattice: Lattice, size: tuple[int, int], pitch_px: float) -> tuple[Ints, Doubles]:
+    """(n, 2) row, column and (n, 2) centres x, y of every spot of a lattice whose centre is on the slide."""
+    (width, height), row_px, parts = size, pitch_px * _ROW_STEP[lattice], 2 if lattice == "hex" else 1
+    rows = np.arange(np.ceil(height / row_px - 0.5), dtype=np.int64)
+    columns = np.arange(np.ceil((width / pitch_px - 0.5) * parts), dtype=np.int64)
+    rc = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    rc = rc[rc.sum(axis=1) % parts == 0]
+    return rc, np.stack([(rc[:, 1] / parts + 0.5) * pitch_px, (rc[:, 0] + 0.5) * row_px], axis=1)
 
 
 def read_tiles(

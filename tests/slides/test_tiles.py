@@ -9,8 +9,18 @@ import pytest
 from PIL import Image
 
 from genrag_cli.errors import SlideError, UsageError
-from genrag_cli.slides import best_level, n_beyond_edge, open_slide, plan_spots, plan_tiles, read_tiles, sample_rows
-from genrag_cli.types import PixelSize
+from genrag_cli.slides import (
+    best_level,
+    lattice_places,
+    n_beyond_edge,
+    open_slide,
+    plan_spots,
+    plan_tiles,
+    read_tiles,
+    sample_rows,
+)
+from genrag_cli.slides.order import reading_order
+from genrag_cli.types import PixelSize, fingerprint
 from genrag_cli.units import Mpp
 
 ONE = PixelSize(Mpp(1.0), "test")
@@ -49,12 +59,19 @@ def test_pixel_size_scales_the_lattice(slide, grid):
     assert half.side_px == grid.side_px
 
 
-def test_a_blank_slide_is_refused(make_slide):
-    with (
-        open_slide(make_slide(np.full((600, 600, 3), 255, np.uint8))) as blank,
-        pytest.raises(SlideError, match="no tis"),
-    ):
-        plan_tiles(blank, ONE, fov_um=100.0, pitch_um=100.0, tile_px=64)
+@pytest.mark.parametrize("lattice", ["square", "hex"])
+def test_a_blank_slide_gives_a_grid_without_spots_that_everything_takes(make_slide, lattice):
+    with open_slide(make_slide(np.full((600, 600, 3), 255, np.uint8))) as blank:
+        grid = plan_tiles(blank, ONE, fov_um=100.0, pitch_um=100.0, tile_px=64, lattice=lattice)
+        assert (len(grid), grid.names.shape, grid.centres.shape, grid.array_rc.shape) == (0, (0,), (0, 2), (0, 2))
+        assert n_beyond_edge(blank, grid) == 0
+        assert list(read_tiles(blank, grid)) == []
+        assert len(reading_order(blank, grid)) == len(sample_rows(grid)) == len(grid.rows(sample_rows(grid))) == 0
+        spots = (grid.names, grid.centres)
+        again = plan_spots(blank, ONE, spots, fov_um=100.0, pitch_um=100.0, tile_px=64)
+    assert len(again) == 0
+    assert again.array_rc.shape == lattice_places(grid.centres, 100.0).shape == (0, 2)
+    assert fingerprint(grid) == fingerprint(again)
 
 
 def test_a_slide_smaller_than_a_tile_is_refused(make_slide, section):
@@ -65,9 +82,63 @@ def test_a_slide_smaller_than_a_tile_is_refused(make_slide, section):
         plan_tiles(small, ONE, fov_um=100.0, pitch_um=50.0, tile_px=64)
 
 
-def test_another_lattice_is_refused(slide):
-    with pytest.raises(UsageError, match="hex"):
-        plan_tiles(slide, ONE, fov_um=100.0, pitch_um=50.0, tile_px=64, lattice="hex")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"lattice": "triangular"}, "Known: square, hex"),
+        ({"min_tissue": 1.5}, "between 0 and 1, not 1.5"),
+        ({"overlap": 0.5}, "both a pitch of 50 um and an overlap of 0.5"),
+        ({"pitch_um": None, "overlap": 1.0}, "below 1 of their side, not 1"),
+        ({"pitch_um": None, "overlap": -0.1}, "not -0.1"),
+        ({"pitch_um": 0.0}, "every 0 um; both must be lengths above 0"),
+        ({"pitch_um": float("nan")}, "every nan um"),
+    ],
+)
+def test_grids_that_cannot_be_are_refused(slide, options, says):
+    with pytest.raises(UsageError, match=says):
+        plan_tiles(slide, ONE, **{"fov_um": 100.0, "pitch_um": 50.0, "tile_px": 64} | options)
+
+
+@pytest.mark.parametrize(("overlap", "pitch"), [(None, 100.0), (0.0, 100.0), (0.25, 75.0)])
+def test_tiles_overlap_by_a_share_of_their_side(slide, overlap, pitch):
+    grid = plan_tiles(slide, ONE, fov_um=100.0, overlap=overlap, tile_px=64)
+    same = plan_tiles(slide, ONE, fov_um=100.0, pitch_um=pitch, tile_px=64)
+    assert fingerprint(grid) == fingerprint(same)
+
+
+def test_less_tissue_asked_for_gives_more_spots(slide, grid):
+    def spots(share):
+        return set(plan_tiles(slide, ONE, fov_um=112.0, pitch_um=100.0, tile_px=56, min_tissue=share).names)
+
+    assert spots(0.9) < spots(0.5) < spots(0.1) < spots(0.0)
+    assert spots(0.5) == set(grid.names)
+    assert len(spots(0.0)) == 15 * 12
+
+
+def test_a_hexagonal_lattice_counts_as_visium_does(slide):
+    grid = plan_tiles(slide, ONE, fov_um=50.0, pitch_um=50.0, tile_px=50, lattice="hex")
+    rows, columns = grid.array_rc.T
+    assert (rows % 2 == columns % 2).all()
+    assert len(set(grid.names)) == len(set(map(tuple, grid.array_rc))) == len(grid)
+    np.testing.assert_allclose(grid.centres[:, 0], 25 + 25 * columns)
+    np.testing.assert_allclose(np.diff(np.unique(grid.centres[:, 1])), 50 * np.sqrt(3) / 2)
+    assert len(grid) == pytest.approx(np.pi * 480**2 / (50**2 * np.sqrt(3) / 2), rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("lattice", "neighbours"), [("hex", 6), ("square", 4)])
+def test_squidpy_finds_the_neighbours_of_either_lattice(slide, lattice, neighbours):
+    import anndata
+    import squidpy as sq
+
+    grid = plan_tiles(slide, ONE, fov_um=50.0, pitch_um=50.0, tile_px=50, lattice=lattice)
+    adata = anndata.AnnData(np.zeros((len(grid), 1), np.float32), obsm={"spatial": grid.centres})
+    sq.gr.spatial_neighbors(adata, coord_type="grid", n_neighs=neighbours)
+    graph = adata.obsp["spatial_connectivities"].toarray() > 0
+    apart = np.linalg.norm(grid.centres[:, None] - grid.centres, axis=2)
+    assert np.array_equal(graph, np.isclose(apart, 50.0))
+    inside = np.hypot(*(grid.centres - [750, 600]).T) < 400
+    assert (graph.sum(axis=1)[inside] == neighbours).all()
 
 
 def test_a_tile_at_the_slides_own_resolution_is_a_plain_crop(slide, section):
