@@ -22,17 +22,24 @@ def allotted_cpus(environ: Mapping[str, str] | None = None, root: Path = Path("/
         environ: variables; None: the process's own.
         root: where proc and sys are mounted.
     """
+    return count_cpus(environ, root)[0]
+
+
+def count_cpus(environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> tuple[int, str]:
+    """`allotted_cpus`, and in words what says so."""
     environ = os.environ if environ is None else environ
-    given = _slurm_cpus(environ) or _tied_cpus()
+    given, said = _slurm_cpus(environ) or (_tied_cpus(), "the CPUs that this process may run on")
     quota = min(_quotas(root), default=None)
-    return given if quota is None else max(1, min(given, int(quota)))
+    if quota is None or int(quota) >= given:
+        return given, said
+    return max(1, int(quota)), f"a control group's quota of {quota:g} CPUs"
 
 
-def _slurm_cpus(environ: Mapping[str, str]) -> int | None:
+def _slurm_cpus(environ: Mapping[str, str]) -> tuple[int, str] | None:
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         value = environ.get(name, "")
         if value.isdigit() and int(value) > 0:
-            return int(value)
+            return int(value), name
     return None
 
 
