@@ -48,7 +48,14 @@ def _trace(piece: NDArray[np.bool_]) -> list[Doubles]:
     outer = int(np.argmax(np.abs(areas)))
     order = [outer, *(i for i in range(len(rings)) if i != outer)]
     wound = [rings[i] if (areas[i] > 0) == (i == outer) else rings[i][::-1] for i in order]
-    return [measure.approximate_polygon(ring, 1e-6) for ring in wound]  # drops points on straight lines only
+    return [_without_straight_points(ring) for ring in wound]
+
+
+def _without_straight_points(ring: Doubles) -> Doubles:
+    """A closed ring of multiples of half a px without the points that lie on straight lines."""
+    (x0, y0), (x1, y1) = (ring[:-1] - np.roll(ring[:-1], 1, axis=0)).T, np.diff(ring, axis=0).T
+    corners = ring[:-1][x0 * y1 != x1 * y0]
+    return np.concatenate([corners, corners[:1]])
 
 
 def _signed_area(ring: Doubles) -> float:
