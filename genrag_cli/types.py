@@ -5,10 +5,12 @@ Coordinates are x, y; arrays rows-first.
 This module knows no file format, no torch and no arithmetic beyond geometry.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -366,6 +368,17 @@ class Listener:
     """Where a pipeline says what it does. The default says nothing; `cli` shows it with rich."""
 
     messages: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds spent by stage."""
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds what is done within to the seconds of a stage."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
 
     def say(self, text: str) -> None:
         """One line a person should read."""
@@ -377,3 +390,6 @@ class Listener:
 
     def progress(self, step: Progress) -> None:
         """How far a stage is."""
+
+    def event(self, name: str, /, **facts: Any) -> None:
+        """Something that a program may wait for."""

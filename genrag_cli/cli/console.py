@@ -3,12 +3,14 @@
 On a terminal rich draws bars with rate and time left; elsewhere plain lines come, at most one every few seconds.
 """
 
+import datetime
 import errno
 import functools
 import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -16,10 +18,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from genrag_cli.errors import GeneragError
+from genrag_cli import stopping
+from genrag_cli.errors import GeneragError, Stopped
 from genrag_cli.types import Listener, Progress
 
 PLAIN_EVERY_S = 10.0
+EVENTS_EVERY_S = 1.0
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -27,8 +31,11 @@ R = TypeVar("R")
 class ConsoleListener(Listener):
     """Shows what a pipeline says."""
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, events: bool = False) -> None:
         super().__init__()
+        self.events = events
+        self.last_event: dict[str, float] = {}
+        self.printing = threading.Lock()
         self.quiet = quiet
         self.verbose = verbose
         self.bars: Any = None
@@ -38,21 +45,37 @@ class ConsoleListener(Listener):
 
     def say(self, text: str) -> None:
         """Prints a line unless quiet."""
+        self.event("log", level="info", text=text)
         if not self.quiet:
             self._print(text)
 
     def warn(self, text: str) -> None:
         """Prints a warning always."""
+        self.event("log", level="warning", text=text)
         self._print(f"warning: {text}")
 
     def progress(self, step: Progress) -> None:
         """Moves a bar, or prints a line now and then."""
+        self._tell_step(step)
         if self.quiet or step.total == 0:
             return
         if sys.stderr.isatty():
             self._move_bar(step)
         else:
             self._print_step(step)
+
+    def event(self, name: str, /, **facts: Any) -> None:
+        """Prints a JSON line on stdout, where that was asked for."""
+        if self.events:
+            at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            with self.printing:
+                typer.echo(json.dumps({"event": name, "time": at, **facts}, allow_nan=False))
+
+    def _tell_step(self, step: Progress) -> None:
+        now = time.monotonic()
+        if step.done >= step.total or now - self.last_event.get(step.stage, 0.0) >= EVENTS_EVERY_S:
+            self.last_event[step.stage] = now
+            self.event("progress", stage=step.stage, done=step.done, total=step.total)
 
     def close(self) -> None:
         """Ends the bars."""
@@ -100,24 +123,25 @@ class ConsoleListener(Listener):
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turns expected errors into one message and an exit code, and Ctrl-C or SIGTERM into exit 75."""
+    """Turns expected errors into one message and an exit code, and Ctrl-C, SIGTERM or SIGUSR1 into exit 75."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         def stop(_signal: int, _frame: FrameType | None) -> None:
             raise KeyboardInterrupt
 
-        signal.signal(signal.SIGTERM, stop)
+        for name in stopping.SIGNALS:
+            signal.signal(getattr(signal, name), stop)
         try:
             return command(*args, **kwargs)
+        except (KeyboardInterrupt, Stopped):
+            typer.echo(stopping.MESSAGE, err=True)
+            raise typer.Exit(Stopped.exit_code) from None
         except GeneragError as error:
             if kwargs.get("debug"):
                 raise
             show_error(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("stopped; the same command goes on from here", err=True)
-            raise typer.Exit(75) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None

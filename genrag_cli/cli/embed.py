@@ -1,11 +1,12 @@
 """`generag embed`."""
 
+import os
 from pathlib import Path
 
 from genrag_cli.cli import options as opt
-from genrag_cli.cli.batch import for_each_slide
+from genrag_cli.cli.batch import choose_jobs, run_slides
 from genrag_cli.cli.console import ConsoleListener, guarded
-from genrag_cli.cli.setup import load_all, make_run
+from genrag_cli.cli.setup import expect_one_voice, load_all, make_run
 
 
 @guarded
@@ -23,23 +24,40 @@ def embed(
     strict_mpp: opt.StrictMpp = False,
     fov_um: opt.FovUm = None,
     pitch_um: opt.PitchUm = None,
+    overlap: opt.Overlap = None,
+    lattice: opt.LatticeKind = "square",
+    tissue: opt.TissueHow = "density",
+    min_tissue: opt.MinTissue = 0.5,
+    max_bad_tiles: opt.MaxBadTiles = "1%",
+    no_overlay: opt.NoOverlay = False,
+    shard: opt.Shard = None,
+    wait: opt.Wait = True,
+    lease: opt.Lease = opt.DEFAULT_LEASE_S,
+    stage: opt.StageFolder = None,
     device: opt.Device = None,
     workers: opt.Workers = None,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
     json: opt.Json = False,
+    events: opt.Events = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
-    debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
+    debug: opt.Debug = False,
 ) -> None:
     """Turn the tissue of slides into embeddings: tissue -> grid in um -> tiles -> backbone."""
-    from genrag_cli.pipeline.embed import embed_slide
+    from genrag_cli.pipeline.batch.run import BatchOptions
+    from genrag_cli.pipeline.batch.staging import place_for_remote
+    from genrag_cli.pipeline.embed import ENDING, Embedding
     from genrag_cli.pipeline.options import SlideOptions
     from genrag_cli.stores.bank import read_manifest
     from genrag_cli.stores.layout import MANIFEST
 
-    listener = ConsoleListener(quiet=quiet, verbose=verbose)
-    options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
+    expect_one_voice(as_json=json, events=events)
+    listener = ConsoleListener(quiet=quiet, verbose=verbose, events=events)
+    options = SlideOptions(
+        mpp, strict_mpp, fov_um, pitch_um, spots, tissue, lattice, overlap, min_tissue, max_bad_tiles
+    )
+    jobs = choose_jobs(slides, shard, listener)
     run = make_run(listener, device=device, workers=workers, overwrite=overwrite, dry_run=dry_run)
     there = (bank / MANIFEST).exists() or bank != opt.DEFAULT_BANK
     manifest = read_manifest(bank) if there else None
@@ -49,8 +67,9 @@ def embed(
         manifest=manifest,
     )  # fmt: skip
 
-    def one(slide: Path) -> dict[str, object]:
-        path = embed_slide(slide, out, loaded.backbone, options, geometry, run, listener)
-        return {"slide": str(slide), "embeddings": str(path)}
-
-    for_each_slide(slides, out, (".zarr.zip",), one, listener, as_json=json)
+    batch = BatchOptions(
+        overwrite=overwrite, dry_run=dry_run, wait=wait, lease_s=lease, overlay=not no_overlay, debug=debug,
+        stage=place_for_remote(stage, jobs, dict(os.environ)),
+    )  # fmt: skip
+    work = Embedding(loaded.backbone, out, options, geometry, run)
+    run_slides(work, jobs, out, (ENDING,), batch, listener, lambda o: {"embeddings": str(o.target)}, as_json=json)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from genrag_cli.pipeline.options import AnchorScale, Repeats
+from genrag_cli.pipeline.options import AnchorScale, Lattice, Repeats
 
 Bank = Annotated[
     Path,
@@ -132,14 +132,13 @@ DropMissing = Annotated[
         help="Leave out guessed genes that the bank did not measure everywhere, and record them.",
     ),
 ]  # fmt: skip
-Slides = Annotated[
-    list[Path], typer.Argument(help="Slides; a folder of one DICOM series counts as one.", show_default=False)
-]
+_SLIDES = (
+    "Slides, folders of slides (a folder of one DICOM series is a slide), quoted patterns, addresses (s3://...), or "
+    "a manifest: a .csv or .tsv with the column slide, and mpp, spots, out and others where they differ."
+)
+Slides = Annotated[list[str], typer.Argument(help=_SLIDES, show_default=False)]
 SlidesOrNone = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        help="Slides; a folder of one DICOM series counts as one. None are needed with --features.", show_default=False
-    ),
+    list[str] | None, typer.Argument(help=f"{_SLIDES} None are needed with --features.", show_default=False)
 ]
 Out = Annotated[
     Path,
@@ -171,6 +170,71 @@ PitchUm = Annotated[
         "--pitch-um", help="Distance of neighbouring spots in um. Default: the bank's.", rich_help_panel="Slide"
     ),
 ]
+TissueHow = Annotated[
+    str,
+    typer.Option(
+        "--tissue", metavar="density|otsu|none|FILE", rich_help_panel="Slide",
+        help="How tissue is found: by stain density and roughness, by Otsu's threshold, not at all (all is tissue), or "
+        "from a file: a mask (PNG, TIFF) or contours (GeoJSON, level-0 px).",
+    ),
+]  # fmt: skip
+LatticeKind = Annotated[
+    Lattice, typer.Option("--lattice", help="How spots on tissue are laid out.", rich_help_panel="Slide")
+]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        "--overlap", help="Share of a tile's side in common with the next; instead of --pitch-um.",
+        rich_help_panel="Slide",
+    ),
+]  # fmt: skip
+MinTissue = Annotated[
+    float, typer.Option("--min-tissue", help="Share of a spot that has to be tissue.", rich_help_panel="Slide")
+]
+MaxBadTiles = Annotated[
+    str,
+    typer.Option(
+        "--max-bad-tiles", metavar="N|N%", rich_help_panel="Slide",
+        help="Tiles of a slide that may be left out, and are named, because they cannot be read.",
+    ),
+]  # fmt: skip
+NoOverlay = Annotated[
+    bool,
+    typer.Option(
+        "--no-overlay", help="Write no picture and no contours of the tissue beside the result.",
+        rich_help_panel="Slide",
+    ),
+]  # fmt: skip
+_MANY = "Many slides"
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="i/N", rich_help_panel=_MANY,
+        help="Every N-th slide from the i-th on, i from 0. Default: the task's of a SLURM array, else all.",
+    ),
+]  # fmt: skip
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait/--no-wait", rich_help_panel=_MANY,
+        help="Wait for slides that other workers on the same folder hold, and take over those of dead ones.",
+    ),
+]  # fmt: skip
+Lease = Annotated[
+    float,
+    typer.Option(
+        "--lease", min=1, metavar="S", rich_help_panel=_MANY,
+        help="Seconds without a sign of life after which another worker counts as dead.",
+    ),
+]  # fmt: skip
+StageFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--stage", metavar="DIR", rich_help_panel=_MANY,
+        help="Local disk that the next slide is copied to, into a folder of this process, while the current one runs.",
+    ),
+]  # fmt: skip
+DEFAULT_LEASE_S = 120.0
 Genes = Annotated[
     str,
     typer.Option(
@@ -224,6 +288,9 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.", rich_help_panel="Run")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Result as one JSON document on stdout.", rich_help_panel="Talk")]
+Events = Annotated[
+    bool, typer.Option("--events", help="Progress and results as JSON lines on stdout.", rich_help_panel="Talk")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.", rich_help_panel="Talk")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel="Talk")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of expected errors.", rich_help_panel="Talk")]

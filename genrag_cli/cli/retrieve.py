@@ -5,15 +5,18 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genrag_cli.cli import options as opt
-from genrag_cli.cli.batch import for_each_slide
+from genrag_cli.cli.batch import choose_jobs, run_slides
 from genrag_cli.cli.console import ConsoleListener, guarded
-from genrag_cli.cli.setup import expect_alone, load_for_bank, make_run, open_bank
+from genrag_cli.cli.setup import expect_alone, expect_one_voice, load_for_bank, make_run, open_bank
 from genrag_cli.pipeline.options import Preset, Solving, Written
+
+if TYPE_CHECKING:
+    from genrag_cli.pipeline.batch.run import Outcome
 
 _PANEL = "Retrieval"
 
@@ -92,26 +95,44 @@ def retrieve(
     strict_mpp: opt.StrictMpp = False,
     fov_um: opt.FovUm = None,
     pitch_um: opt.PitchUm = None,
+    overlap: opt.Overlap = None,
+    lattice: opt.LatticeKind = "square",
+    tissue: opt.TissueHow = "density",
+    min_tissue: opt.MinTissue = 0.5,
+    max_bad_tiles: opt.MaxBadTiles = "1%",
+    no_overlay: opt.NoOverlay = False,
+    shard: opt.Shard = None,
+    wait: opt.Wait = True,
+    lease: opt.Lease = opt.DEFAULT_LEASE_S,
+    stage: opt.StageFolder = None,
     device: opt.Device = None,
     workers: opt.Workers = None,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
     json: opt.Json = False,
+    events: opt.Events = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
-    debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
+    debug: opt.Debug = False,
 ) -> None:
     """Predict expression for every tissue spot of slides, each value traceable to its reference spots."""
+    from genrag_cli.pipeline.batch.inputs import Job
+    from genrag_cli.pipeline.batch.run import BatchOptions
+    from genrag_cli.pipeline.batch.staging import place_for_remote
     from genrag_cli.pipeline.elsewhere import Elsewhere
     from genrag_cli.pipeline.guess import guessed_by
     from genrag_cli.pipeline.options import SlideOptions, SolveOptions
     from genrag_cli.pipeline.query_space import QuerySpace
-    from genrag_cli.pipeline.retrieve import retrieve_features, retrieve_slide, strength_of
+    from genrag_cli.pipeline.retrieve import Retrieval
+    from genrag_cli.pipeline.strength_from import strength_of
     from genrag_cli.pipeline.tuning.choice import choose_tuning
 
-    listener = ConsoleListener(quiet=quiet or os.environ.get("RANK", "0") != "0", verbose=verbose)
-    slide_options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
+    expect_one_voice(as_json=json, events=events)
+    listener = ConsoleListener(quiet=quiet or os.environ.get("RANK", "0") != "0", verbose=verbose, events=events)
+    slide_options = SlideOptions(
+        mpp, strict_mpp, fov_um, pitch_um, spots, tissue, lattice, overlap, min_tissue, max_bad_tiles
+    )
     solve_options = SolveOptions(
         preset, omega, active, alpha, lambda_, gamma, signed, gap, solver, anchor_scale, drop_missing_anchors
     )
@@ -119,6 +140,7 @@ def retrieve(
         features, features_key, same_encoder, anchors_from, anchors_key, anchors_scale, genes_from, names_from
     )
     elsewhere.expect_slides(slides or [])
+    jobs = choose_jobs(slides or [], shard, listener)
     if strength_from is not None:
         solve_options = replace(
             solve_options,
@@ -140,40 +162,16 @@ def retrieve(
         )  # fmt: skip
     else:
         expect_alone([backbone], weights, backbone_option, unsafe_pickle=unsafe_pickle, views=views)
+        jobs = jobs or [Job("", rows.path.name.split(".")[0])]
     listener.say(f"{bank}: {opened.n_spots} spots of {len(opened.sections)} sections, version {opened.number}")
-
-    def one(slide: Path) -> dict[str, object]:
-        how: dict[str, Any] = {
-            "slide_options": slide_options, "solve_options": solve_options, "genes": genes,
-            "expression": expression == "values", "run": run, "listener": listener, "argv": shlex.join(sys.argv),
-            "foreign": foreign,
-        }  # fmt: skip
-        if loaded is not None:
-            done = retrieve_slide(slide, out, opened, space, loaded, **how)
-        else:
-            assert rows is not None
-            done = retrieve_features(
-                rows, slide if slides else None, out, opened, space, same_encoder=same_encoder, **how
-            )
-        if not done.skipped:
-            listener.say(
-                f"{done.path}: {done.n_spots} spots solved in {done.solve_s or 0:.1f} s, {done.median_refs:g} "
-                f"references each (median), relative gap at most {done.worst_gap:.1e}, {done.mean_passes:.1f} passes"
-            )
-        if done.n_stalled:
-            listener.warn(
-                f"{slide}: {done.n_stalled} of {done.n_spots} spots did not reach gap {gap:g}; see obs generag_status"
-            )
-        return {
-            "slide": str(slide), "prediction": str(done.path), "spots": done.n_spots, "skipped": done.skipped,
-            "median_references": done.median_refs, "worst_gap": done.worst_gap, "stalled": done.n_stalled,
-            "mean_passes": done.mean_passes,
-        }  # fmt: skip
-
     scratch = out.parent if out.suffix in (".h5ad", ".zarr") else out
     guessed = guessed_by(loaded.backbone if loaded else None, foreign)
     tuning = choose_tuning(
         opened, solve_options, guessed=guessed is not None, untuned=untuned, listener=listener
+    )  # fmt: skip
+    batch = BatchOptions(
+        overwrite=overwrite, dry_run=dry_run, wait=wait, lease_s=lease, overlay=not no_overlay, debug=debug,
+        stage=place_for_remote(stage, jobs, dict(os.environ)),
     )  # fmt: skip
     with QuerySpace.of(
         opened, solve_options, run, listener, scratch=scratch, guessed=guessed, own_anchors=foreign is None,
@@ -182,4 +180,15 @@ def retrieve(
         if space.solver.ranks.rank > 0:
             space.solver.serve()
             return
-        for_each_slide(slides or [rows.path if rows else Path()], out, (".h5ad", ".zarr"), one, listener, as_json=json)
+        work = Retrieval(
+            opened, space, loaded, out, slide_options, solve_options, run, genes, expression == "values", foreign,
+            rows, same_encoder, shlex.join(sys.argv),
+        )  # fmt: skip
+        run_slides(work, jobs, out, (".h5ad", ".zarr"), batch, listener, _describe, as_json=json)
+
+
+def _describe(outcome: "Outcome") -> dict[str, Any]:
+    """What `--json` says of a slide."""
+    facts = outcome.status.facts
+    named = ("median_references", "worst_gap", "stalled", "mean_passes")
+    return {"prediction": str(outcome.target), **{name: facts.get(name) for name in named}}

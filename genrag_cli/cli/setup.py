@@ -151,6 +151,18 @@ def load_for_bank(
     return loaded
 
 
+def expect_one_voice(*, as_json: bool, events: bool) -> None:
+    """Refuses `--json` beside `--events`: both are what stdout holds.
+
+    Raises:
+        UsageError: where both are given.
+    """
+    from genrag_cli.errors import UsageError
+
+    if as_json and events:
+        raise UsageError("--json and --events both say what stdout holds", "Give one of them.")
+
+
 def expect_alone(
     backbones: Sequence[str] | None,
     weights: Sequence[str] | None,

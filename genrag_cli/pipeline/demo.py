@@ -7,13 +7,15 @@ from pathlib import Path
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.cohorts import open_cohort
 from genrag_cli.pipeline.bank_options import BankOptions
+from genrag_cli.pipeline.batch.work import do_one
 from genrag_cli.pipeline.build_bank import build_bank
-from genrag_cli.pipeline.embed import embed_slide
+from genrag_cli.pipeline.embed import Embedding
 from genrag_cli.pipeline.evaluate import evaluate_prediction
+from genrag_cli.pipeline.loading import Loaded
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.plot import draw_prediction
 from genrag_cli.pipeline.query_space import QuerySpace
-from genrag_cli.pipeline.retrieve import retrieve_slide
+from genrag_cli.pipeline.retrieve import Retrieval
 from genrag_cli.pipeline.tuning.choice import choose_tuning
 from genrag_cli.pipeline.tuning.tune import tune_bank
 from genrag_cli.stores.atomic import new_folder
@@ -33,6 +35,16 @@ class DemoResult:
     files: dict[str, Path]
     genes: tuple[str, ...]
     """The genes of the picture."""
+
+
+def plan_demo(out: Path, backbone: str, listener: Listener) -> None:
+    """Says what `run_demo` would make, and makes nothing."""
+    listener.say(f"would write to {out}, or find there, with backbone {backbone}:")
+    for what in (
+        "train/: a made-up cohort of three patients", "generag-bank.zarr/: a bank of two of them, tuned",
+        "embeddings and prediction of the third", "a picture of some predicted genes beside the measured ones",
+    ):  # fmt: skip
+        listener.say(f"  {what}")
 
 
 def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener: Listener) -> DemoResult:
@@ -66,26 +78,26 @@ def run_demo(out: Path, load: Callable[[], Backbone], run: RunOptions, listener:
     bank = Bank.open(bank_folder, backbone.card.name)
     options = SlideOptions(spots=spots)
     listener.say(f"\n$ generag embed {held.slide} --spots {spots} {where} --out {out}")
-    embeddings = embed_slide(held.slide, out, backbone, options, bank.geometry, run, listener)
+    embeddings, _ = do_one(Embedding(backbone, out, options, bank.geometry, run), held.slide, listener)
     listener.say(f"\n$ generag retrieve {held.slide} --spots {spots} {where} --genes all --out {out}")
     solve_options = SolveOptions()
     tuning = choose_tuning(bank, solve_options, guessed=False, listener=listener)
     with QuerySpace.of(bank, solve_options, run, listener, scratch=out, tuning=tuning) as space:
-        done = retrieve_slide(
-            held.slide, out, bank, space, backbone, slide_options=options, solve_options=solve_options, genes="all",
-            expression=True, run=run, listener=listener, argv="generag demo",
-        )  # fmt: skip
-    listener.say(f"\n$ generag evaluate {done.path} --truth {spots}")
-    found = evaluate_prediction(done.path, spots, allow_short=False, seed=run.seed, listener=listener)
+        work = Retrieval(
+            bank, space, Loaded(backbone), out, options, solve_options, run, genes="all", argv="generag demo"
+        )
+        path, _ = do_one(work, held.slide, listener)
+    listener.say(f"\n$ generag evaluate {path} --truth {spots}")
+    found = evaluate_prediction(path, spots, allow_short=False, seed=run.seed, listener=listener)
     prediction = found.prediction
-    picture = out / f"{done.path.name.removesuffix('.h5ad')}.png"
-    listener.say(f"\n$ generag plot {done.path} --truth {spots} --out {picture}")
+    picture = out / f"{path.name.removesuffix('.h5ad')}.png"
+    listener.say(f"\n$ generag plot {path} --truth {spots} --out {picture}")
     genes = draw_prediction(picture, prediction, truth=spots, listener=listener)
     files = {
         "cohort": train,
         "bank": bank_folder,
         "embeddings": embeddings,
-        "prediction": done.path,
+        "prediction": path,
         "picture": picture,
     }
     return DemoResult(found.scores, prediction.about["unit"], files, genes)

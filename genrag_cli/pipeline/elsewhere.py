@@ -51,7 +51,7 @@ class Elsewhere:
         )
         return ForeignGuess.of(rows, self.anchors_scale)
 
-    def expect_slides(self, slides: Sequence[Path]) -> None:
+    def expect_slides(self, slides: Sequence[str]) -> None:
         """Refuses a number of slides that does not go with the files.
 
         Raises:

@@ -1,208 +1,124 @@
-"""Slide -> grid -> tiles -> embeddings, block by block, each block kept so that a killed run goes on where it was."""
+"""`generag embed`: slide -> grid -> tiles -> embeddings, for one slide of a batch."""
 
-from collections.abc import Iterator
-from contextlib import closing
+import functools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.cohorts import open_section
-from genrag_cli.errors import SlideError, UsageError
-from genrag_cli.pipeline.feed import encode_blocks
+from genrag_cli.pipeline.batch.inputs import Job
+from genrag_cli.pipeline.batch.work import Finished
+from genrag_cli.pipeline.embedding import SlideEmbeddings, embeddings_path
 from genrag_cli.pipeline.fit import identity
-from genrag_cli.pipeline.geometry import Geometry, tile_um
+from genrag_cli.pipeline.geometry import Geometry
+from genrag_cli.pipeline.lay_out import LaidOut, lay_out
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
-from genrag_cli.slides import (
-    Slide,
-    Tissue,
-    find_tissue,
-    n_beyond_edge,
-    open_slide,
-    plan_spots,
-    plan_tiles,
-    read_spots_csv,
-    resolve_pixel_size,
-)
-from genrag_cli.slides.spots import Spots
-from genrag_cli.stores.atomic import Parts, tidy
-from genrag_cli.stores.embeddings import read_about, read_embeddings, write_embeddings
-from genrag_cli.stores.layout import file_word
-from genrag_cli.types import Embeddings, Floats, Ints, Listener, PixelSize, Progress, TileGrid, fingerprint
+from genrag_cli.pipeline.slide_options import digest_of_options, digest_of_slide
+from genrag_cli.types import Listener, TileGrid, fingerprint
 
-BLOCK = 256
-"""Tiles between two checkpoints; fixed, so that a resumed run computes the very same batches."""
-BATCH = 32
+ENDING = ".zarr.zip"
 
 
-def open_with_pixel_size(path: Path, options: SlideOptions, listener: Listener) -> tuple[Slide, PixelSize]:
-    """Opens a slide and settles its pixel size, saying what is doubtful."""
-    slide = open_slide(path, pictures=options.mpp is not None)
-    try:
-        pixel_size, warnings = resolve_pixel_size(
-            slide.pixel_size_candidates(), given=options.mpp, strict=options.strict_mpp
-        )
-    except SlideError as error:
-        slide.close()
-        raise name_source(error, path) from error
-    except BaseException:
-        slide.close()
-        raise
-    for text in (*slide.notes, *warnings):
-        listener.warn(f"{slide.slide_id}: {text}")
-    return slide, pixel_size
+@dataclass(frozen=True, eq=False)
+class BegunEmbedding:
+    """A slide whose embeddings are being made."""
+
+    laid: LaidOut
+    embeddings: SlideEmbeddings | None
+    """None in a dry run."""
+
+    @property
+    def grid(self) -> TileGrid:
+        """The spots."""
+        return self.laid.grid
+
+    def close(self) -> None:
+        """Ends the reading and closes the slide."""
+        if self.embeddings is not None:
+            self.embeddings.end()
+        self.laid.close()
 
 
-def name_source(error: SlideError, source: Path | str) -> SlideError:
-    """The same error with the slide or section named, where its message does not name one."""
-    if str(source) in error.message:
-        return error
-    return SlideError(f"{source}: {error.message}", error.hint)
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """`generag embed`: everything but the slide."""
 
+    backbone: Backbone
+    out: Path
+    """Folder, or the file to write (ends in .zarr.zip)."""
+    slide_options: SlideOptions
+    geometry: Geometry | None
+    """Of the bank, for what the options leave open; None where there is no bank."""
+    run: RunOptions
+    kind: str = "embed"
 
-def plan_grid(
-    slide: Slide, pixel_size: PixelSize, tissue: Tissue, *, spots: str | None, fov_um: float, pitch_um: float,
-    tile_px: int,
-) -> TileGrid:  # fmt: skip
-    """The spots of a slide: those of a file, or every one on tissue."""
-    if spots is not None:
-        given, array_rc = read_spots(spots)
-        return plan_spots(
-            slide, pixel_size, given, fov_um=fov_um, pitch_um=pitch_um, tile_px=tile_px, array_rc=array_rc
-        )
-    return plan_tiles(slide, pixel_size, fov_um=fov_um, pitch_um=pitch_um, tile_px=tile_px, tissue=tissue)
+    @functools.cached_property
+    def _constant(self) -> str:
+        card = self.backbone.card
+        return fingerprint(identity(card), card.fov_um, dict(self.geometry or {}))
 
+    def target(self, job: Job) -> Path:
+        """The file that a job's embeddings go to."""
+        out = job.out or self.out
+        kind = "spots" if job.settle(self.slide_options).spots else ""
+        return out if out.name.endswith(ENDING) else embeddings_path(out, job.name, self.backbone.card.name, kind)
 
-def read_spots(text: str) -> tuple[Spots, Ints | None]:
-    """Spots of a file, or of a measured section given as COHORT:SECTION; with lattice places where they are known."""
-    if ":" in text and not Path(text).exists():
-        measured = open_section(text).load()
-        return (measured.names, measured.centres), measured.array_rc
-    return read_spots_csv(text), None
+    def options_key(self, job: Job) -> str:
+        """Fingerprint of everything but the slide."""
+        return fingerprint(self._constant, digest_of_options(job.settle(self.slide_options)))
 
+    def digest(self, source: Path | None) -> str:
+        """Of the slide."""
+        assert source is not None
+        return digest_of_slide(source)
 
-def embed_blocks(
-    slide: Slide, grid: TileGrid, backbone: Backbone, parts: Parts, run: RunOptions, listener: Listener, stage: str
-) -> Iterator[Floats]:
-    """Yields (b, d) embeddings of consecutive rows of the grid; finished parts are read instead of computed.
+    def find_done(self, target: Path, key: str, listener: Listener) -> Finished | None:  # noqa: ARG002
+        """None: whether the file holds the very same shows once the slide is laid out."""
+        return None
 
-    All is computed before the first block is given: whoever takes blocks may stop, and nothing is left reading.
-    """
-    blocks = [np.arange(low, min(low + BLOCK, len(grid))) for low in range(0, len(grid), BLOCK)]
-    missing = [number for number in range(len(blocks)) if not parts.has(number)]
-    fresh = encode_blocks(
-        slide, grid, backbone, [blocks[number] for number in missing],
-        batch=BATCH if run.device == "cpu" else BLOCK,  # of which a GPU takes as many at a time as fit
-        workers=run.workers,
-        bursts=run.device == "cpu",
-        told=lambda row: listener.progress(Progress(stage, row + 1, len(grid))),
-    )  # fmt: skip
-    with closing(fresh):
-        for number, values in zip(missing, fresh, strict=True):
-            parts.write(number, values=values)
-    listener.progress(Progress(stage, len(grid), len(grid)))
-    for number in range(len(blocks)):
-        yield parts.read(number)["values"]
+    def begin(self, job: Job, source: Path | None, listener: Listener) -> BegunEmbedding:
+        """Opens a slide, plans its spots and begins to read them; close what is returned.
 
+        Raises:
+            SlideError: for a slide that cannot be read.
+            OutputError: where the target is a file that is not ours.
+        """
+        assert source is not None
+        options, card = job.settle(self.slide_options), self.backbone.card
+        laid = lay_out(source, options, self.geometry, card.fov_um, card.tile_px, listener)
+        if self.run.dry_run:
+            return BegunEmbedding(laid, None)
+        try:
+            embeddings = SlideEmbeddings(
+                laid.slide, laid.digest, laid.grid, self.backbone, self.target(job), self.run,
+                options.bad_allowed(len(laid.grid)), listener,
+            )  # fmt: skip
+            embeddings.begin()
+        except BaseException:
+            laid.close()
+            raise
+        return BegunEmbedding(laid, embeddings)
 
-def ensure_embeddings(
-    slide: Slide, grid: TileGrid, backbone: Backbone, path: Path, run: RunOptions, listener: Listener
-) -> Embeddings:
-    """The embeddings of a grid, from `path` where it holds the very same, else computed and written there.
+    def plan(self, begun: BegunEmbedding, target: Path) -> str:
+        """What would be written, in words."""
+        return f"would write {target}: {len(begun.grid)} spots"
 
-    Raises:
-        OutputError: where `path` is not a file of generag and `--overwrite` was not given.
-    """
-    key = fingerprint(slide.digest(), grid, identity(backbone.card))
-    if path.exists() and not run.overwrite:
-        if read_about(path)["key"] == key:
-            listener.say(f"{path}: {len(grid)} embeddings, already there")
-            tidy(path)
-            return read_embeddings(path)
-        listener.say(f"{path}: made with other options or from another slide; doing it again")
-    parts = Parts(path, key, "parts")
-    beyond = n_beyond_edge(slide, grid)
-    if beyond:
-        listener.say(f"{slide.slide_id}: {beyond} tiles reach past the edge of the slide; white there")
-    blocks = embed_blocks(slide, grid, backbone, parts, run, listener, f"embed {slide.slide_id}")
-    extra: dict[str, Any] = {
-        "slide": slide.path.name, "slide_digest": slide.digest(), "reader": slide.reader, "tiles_beyond_edge": beyond,
-    }  # fmt: skip
-    write_embeddings(path, grid, backbone.card, blocks, key=key, extra=extra)
-    parts.clear()
-    return read_embeddings(path)
+    def finish(self, begun: BegunEmbedding, job: Job, target: Path, key: str, listener: Listener) -> Finished:  # noqa: ARG002
+        """Embeds the spots and writes them.
 
+        Raises:
+            SlideError: where too many tiles cannot be read, or the slide is no longer what it was.
+        """
+        assert begun.embeddings is not None
+        made = begun.embeddings.finish(begun.laid.expect_unchanged)
+        return Finished(len(made.grid), len(begun.embeddings.bad))
 
-def embeddings_path(out: Path, slide_id: str, backbone: str, kind: str = "") -> Path:
-    """Where a slide's embeddings stand: `SLIDE.BACKBONE.zarr.zip`, with `spots` or `sample` before the ending."""
-    return out / f"{slide_id}.{file_word(backbone)}{'.' + kind if kind else ''}.zarr.zip"
-
-
-def embed_slide(
-    path: Path,
-    out: Path,
-    backbone: Backbone,
-    options: SlideOptions,
-    geometry: Geometry | None,
-    run: RunOptions,
-    listener: Listener,
-) -> Path:
-    """`generag embed` for one slide.
-
-    Args:
-        path: the slide.
-        out: folder, or the file to write (ends in .zarr.zip).
-        backbone: loaded.
-        options: of the slide.
-        geometry: of the bank, for what the options leave open; None where there is no bank.
-        run: device, workers, overwrite, dry run.
-        listener: told what happens.
-
-    Returns:
-        The file that was written or was there.
-    """
-    slide, pixel_size = open_with_pixel_size(path, options, listener)
-    with slide:
-        fov_um, pitch_um = choose_geometry(options, geometry, backbone.card.fov_um, pixel_size.mpp)
-        tissue = find_tissue(slide, pixel_size)
-        grid = plan_grid(
-            slide, pixel_size, tissue, spots=options.spots, fov_um=fov_um, pitch_um=pitch_um,
-            tile_px=backbone.card.tile_px,
-        )  # fmt: skip
-        kind = "spots" if options.spots else ""
-        target = (
-            out if out.name.endswith(".zarr.zip") else embeddings_path(out, slide.slide_id, backbone.card.name, kind)
-        )
-        listener.say(describe_grid(slide, grid))
-        if run.dry_run:
-            listener.say(f"would write {target}")
-            return target
-        ensure_embeddings(slide, grid, backbone, target, run, listener)
-        return target
-
-
-def describe_grid(slide: Slide, grid: TileGrid) -> str:
-    """One line about a slide and its grid."""
-    width, height = slide.size
-    size = grid.pixel_size
-    return (
-        f"{slide.slide_id}: {width} x {height} px at {size.mpp:.4g} um/px ({size.source}), {len(grid)} spots every "
-        f"{grid.pitch_um:g} um, tiles of {grid.fov_um:g} um"
-    )
-
-
-def choose_geometry(
-    options: SlideOptions, geometry: Geometry | None, trained_fov: float | None, mpp: float
-) -> tuple[float, float]:
-    """Field of view and pitch: as asked, else the bank's, else the backbone's own field of view for both."""
-    fov = options.fov_um or (tile_um(geometry, mpp) if geometry else trained_fov)
-    pitch = options.pitch_um or (geometry or {}).get("pitch_um") or fov
-    if fov is None or pitch is None:
-        raise UsageError(
-            "no field of view: there is no bank to take it from, and this backbone works at any",
-            "Give --fov-um (and --pitch-um), or --bank with a bank that is there.",
-        )
-    if fov <= 0 or pitch <= 0:
-        raise UsageError(f"--fov-um {fov:g} and --pitch-um {pitch:g} must be above 0")
-    return float(fov), float(pitch)
+    def describe(
+        self,
+        job: Job,  # noqa: ARG002
+        target: Path,
+        done: Finished,
+        seconds: dict[str, float],  # noqa: ARG002
+        listener: Listener,
+    ) -> None:
+        """Says what became of a slide."""
+        listener.say(f"{target}: {done.n_spots} spots embedded")

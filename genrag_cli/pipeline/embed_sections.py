@@ -10,7 +10,7 @@ import numpy as np
 from genrag_cli.backbones.base import ExpressionModel
 from genrag_cli.cohorts.base import Section
 from genrag_cli.errors import BackboneError, FeaturesError, UsageError
-from genrag_cli.pipeline.embed import embed_blocks
+from genrag_cli.pipeline.embedding import embed_blocks
 from genrag_cli.pipeline.fit import card_of_features, differences, identity, made_elsewhere, not_stated, same_fov
 from genrag_cli.pipeline.geometry import tile_um
 from genrag_cli.pipeline.loading import Loaded, record

@@ -10,8 +10,8 @@ from genrag_cli.errors import BankError, OutputError
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import Prediction, StoredPrediction, read_about, read_prediction
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
-from genrag_cli.pipeline.retrieve import write_expression
 from genrag_cli.pipeline.tuning.tuning import Tuning
+from genrag_cli.pipeline.write import write_expression
 from genrag_cli.stores.atomic import tidy
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Listener, PixelSize, TileGrid, fingerprint
@@ -48,8 +48,9 @@ def open_bank_of(stored: StoredPrediction, folder: Path | None) -> tuple[Bank, T
 
 
 def export_expression(
-    path: Path, out: Path | None, genes: str, bank_folder: Path | None, *, overwrite: bool, listener: Listener
-) -> Path:
+    path: Path, out: Path | None, genes: str, bank_folder: Path | None, *, overwrite: bool, listener: Listener,
+    dry_run: bool = False,
+) -> Path:  # fmt: skip
     """`generag export`.
 
     Args:
@@ -59,6 +60,7 @@ def export_expression(
         bank_folder: where the bank is now; None: where it was.
         overwrite: replace `out`.
         listener: told what happens.
+        dry_run: say what would be written, and write nothing.
 
     Raises:
         BankError: where the bank is gone, or is not the one that the weights point into.
@@ -77,9 +79,13 @@ def export_expression(
     if target.exists() and not overwrite:
         if read_about(target).get("key") == key:
             listener.say(f"{target}: already done")
-            tidy(target)
+            if not dry_run:
+                tidy(target)
             return target
         raise OutputError(f"{target} is there already", "Give another --out, or --overwrite to replace it.")
+    if dry_run:
+        listener.say(f"would write {target}: {len(stored.names)} spots, {len(chosen)} genes ({scale.name})")
+        return target
     meta = stored.spatial["metadata"]
     size = PixelSize(Mpp(float(meta["mpp"])), str(meta["mpp_source"]))
     own = (keys.ARRAY_ROW, keys.ARRAY_COL)

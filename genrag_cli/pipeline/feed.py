@@ -11,8 +11,9 @@ from contextlib import closing
 import numpy as np
 
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.slides import Slide, read_tiles
-from genrag_cli.types import Floats, Ints, TileGrid
+from genrag_cli.errors import SlideError
+from genrag_cli.slides import Slide, TileStream, read_tiles
+from genrag_cli.types import Floats, Ints, Listener, TileGrid
 
 AHEAD = 128
 """Tiles that are read while others are encoded, or a batch where that is more: enough to bridge a block being written
@@ -21,7 +22,8 @@ or a slow corner of the slide."""
 
 def encode_blocks(
     slide: Slide, grid: TileGrid, backbone: Backbone, blocks: Sequence[Ints], *, batch: int, workers: int = 1,
-    bursts: bool = False, told: Callable[[int], None] = lambda _: None,
+    bursts: bool = False, told: Callable[[int], None] = lambda _: None, begun: TileStream | None = None,
+    bad: dict[int, str] | None = None, listener: Listener | None = None,
 ) -> Generator[Floats, None, None]:  # fmt: skip
     """Reads and encodes blocks of tiles, one after the other.
 
@@ -38,7 +40,10 @@ def encode_blocks(
         batch: tiles that are given to the backbone at a time.
         workers: threads that read.
         bursts: see `read_tiles`; for backbones that work on the CPUs.
-        told: after each batch, given its last row.
+        told: after each batch, given the number of tiles so far.
+        begun: the same tiles in the same batches, which are being read already.
+        bad: takes rows that could not be read, and why; None: the first of them is an error.
+        listener: notes the seconds of reading (waiting for tiles) and encoding.
 
     Yields:
         (b, d) embeddings of each block.
@@ -50,12 +55,28 @@ def encode_blocks(
         return
     if any(len(block) % batch for block in blocks[:-1]):
         raise ValueError(f"blocks of {[len(block) for block in blocks]} tiles do not end where batches of {batch} do")
-    reading = read_tiles(slide, grid, np.concatenate(blocks), batch, workers, max(1, AHEAD // batch), bursts)
+    clock, n = listener or Listener(), 0
+    if begun is None:
+        reading = read_tiles(slide, grid, np.concatenate(blocks), batch, workers, ahead_of(batch), bursts)
+    else:
+        reading = begun.batches(bursts=bursts)
     with closing(reading) as batches:
         for block in blocks:
             done = []
             for _ in range(0, len(block), batch):
-                tiles = next(batches)
-                done.append(backbone.encode(tiles.pixels))
-                told(int(tiles.rows[-1]))
+                with clock.timed("read"):
+                    tiles = next(batches)
+                for row, why in tiles.bad.items():
+                    if bad is None:
+                        raise SlideError(why, "The file is damaged or incomplete; copy it again.")
+                    bad[row] = why
+                with clock.timed("encode"):
+                    done.append(backbone.encode(tiles.pixels))
+                n += len(tiles.rows)
+                told(n)
             yield np.concatenate(done)
+
+
+def ahead_of(batch: int) -> int:
+    """Batches of a size that are read ahead."""
+    return max(1, AHEAD // batch)

@@ -5,7 +5,7 @@ What a model or a file says is brought to the scale of the bank's anchors on the
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from genrag_cli.stores.atomic import Parts
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.foreign import ForeignRows, in_pixels, join_rows
 from genrag_cli.types import Expression, Floats, Ints, Listener, Progress, Scale, Strings, TileBatch, fingerprint
+from genrag_cli.units import Microns, TilePx
 
 SPOTS_EACH = 256
 """Spots between two checkpoints of a model that looks at one tile at a time."""
@@ -193,8 +194,10 @@ def _by_model(
 
 
 def _tiles_of(query: Query, rows: Ints) -> Callable[[float, int], Iterator[TileBatch]] | None:
-    tiles = query.tiles
-    return None if tiles is None else lambda fov_um, tile_px: tiles(fov_um, tile_px, rows)
+    tiles, grid = query.tiles, query.grid
+    if tiles is None:
+        return None
+    return lambda fov_um, tile_px: tiles(replace(grid.rows(rows), fov_um=Microns(fov_um), tile_px=TilePx(tile_px)))
 
 
 def _predict(model: ExpressionModel, spots: SpotContext, genes: Strings, scale: Scale) -> Expression:

@@ -17,7 +17,7 @@ from genrag_cli.errors import FeaturesError
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import StoredPrediction
 from genrag_cli.pipeline.anchor_space import Guessed
-from genrag_cli.pipeline.embed import embeddings_path
+from genrag_cli.pipeline.embedding import embeddings_path
 from genrag_cli.pipeline.fit import identity
 from genrag_cli.pipeline.options import RunOptions, SolveOptions
 from genrag_cli.pipeline.query_space import QuerySpace, SlideStatistics

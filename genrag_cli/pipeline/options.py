@@ -14,6 +14,8 @@ Written = Literal["values", "none"]
 """Whether a prediction holds expression, or weights only."""
 AnchorScale = Literal["bank", "model"]
 """Where a first guess and the bank's anchors meet: in the preset's scale, or in the guess's own."""
+Lattice = Literal["square", "hex"]
+"""How spots on tissue are laid out."""
 Crop = Literal["fov", "stem"]
 """How large tiles are, see `geometry.tile_um`."""
 MissingGenes = Literal["refuse", "mask"]
@@ -44,9 +46,44 @@ class SlideOptions:
     """None: the bank's."""
     spots: str | None = None
     """Spots CSV, or COHORT:SECTION for the spots of a measured section; None: every spot on tissue."""
+    tissue: str = "density"
+    """`density`, `otsu`, `none` (all is tissue), or a file with a mask or with contours."""
+    lattice: Lattice = "square"
+    overlap: float | None = None
+    """Share of a tile's side that it has in common with the next; None: the pitch says."""
+    min_tissue: float = 0.5
+    """Share of a spot's area that has to be tissue."""
+    max_bad_tiles: str = "1%"
+    """Tiles that may be left out because they cannot be read: a number, or a share of the slide's."""
+    name: str | None = None
+    """What the slide is called in outputs; None: the file's name without its ending."""
 
     def __post_init__(self) -> None:
         expect_lengths(fov_um=self.fov_um, pitch_um=self.pitch_um)
+        if self.overlap is not None and self.pitch_um is not None:
+            raise UsageError("--overlap and --pitch-um both say how far apart spots are", "Give one of them.")
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise UsageError(f"--overlap {self.overlap:g} asked; 0 to below 1 is possible", "0.5 is half a tile.")
+        if not 0 <= self.min_tissue <= 1:
+            raise UsageError(f"--min-tissue {self.min_tissue:g} asked; 0 to 1 is possible", "It is a share.")
+        self.bad_allowed(1)
+
+    def bad_allowed(self, n_tiles: int) -> int:
+        """Tiles of so many that may be left out.
+
+        Raises:
+            UsageError: where `max_bad_tiles` is neither a number nor a share.
+        """
+        text = self.max_bad_tiles.strip()
+        try:
+            value = float(text.removesuffix("%")) if text.endswith("%") else int(text)
+        except ValueError:
+            value = -1
+        if value < 0 or (text.endswith("%") and value > 100):
+            raise UsageError(
+                f"--max-bad-tiles {self.max_bad_tiles} asked", "Give a number of tiles, or a share such as 1%."
+            )
+        return int(value / 100 * n_tiles) if text.endswith("%") else int(value)
 
 
 @dataclass(frozen=True)

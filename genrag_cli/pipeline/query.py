@@ -1,41 +1,23 @@
 """What is to be predicted: spots of one slide with embeddings, from its pixels or from files made elsewhere."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrag_cli.backbones.base import Backbone
 from genrag_cli.errors import FeaturesError, SlideError
-from genrag_cli.pipeline.embed import (
-    BATCH,
-    describe_grid,
-    embeddings_path,
-    ensure_embeddings,
-    open_with_pixel_size,
-    plan_grid,
-    read_spots,
-)
+from genrag_cli.pipeline.embedding import BATCH, SlideEmbeddings, embeddings_path
 from genrag_cli.pipeline.fit import expect_fov, fov_of
 from genrag_cli.pipeline.geometry import tile_um
+from genrag_cli.pipeline.lay_out import LaidOut, lay_out, open_with_pixel_size, read_spots
 from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.mix_ups import doubt_spots
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
-from genrag_cli.slides import (
-    Slide,
-    Tissue,
-    find_tissue,
-    overview,
-    plan_tiles,
-    read_tiles,
-    resolve_pixel_size,
-    sample_rows,
-)
+from genrag_cli.slides import Slide, overview, plan_tiles, read_tiles, resolve_pixel_size, sample_rows
 from genrag_cli.slides.spots import lattice_places
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.foreign import ForeignRows, in_pixels, join_rows
@@ -57,9 +39,22 @@ THUMBNAIL_PX = 1500
 JOIN_SHARE = 0.1
 """Of the pitch: how far a row of a file may lie from the spot that it is joined with."""
 
-Tiles = Callable[[float, int, Ints], Iterator[TileBatch]]
-"""Of some rows, counted from 0 in their order."""
+Tiles = Callable[[TileGrid], Iterator[TileBatch]]
+"""Of a grid, of any field of view."""
 Thumbnail = tuple[NDArray[np.uint8], float]
+
+
+class Embedded(NamedTuple):
+    """Embeddings of the spots of a query."""
+
+    values: Floats
+    """(n, d)"""
+    sample: Floats
+    """(s, d) of those that stand for the slide."""
+    grid: TileGrid
+    """Their n spots: those of the query, but for spots whose tiles cannot be read."""
+    bad: Mapping[str, str]
+    """Names of these, and why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +68,17 @@ class Query:
     """Identity of what it was made of."""
     about: dict[str, Any]
     """Where slide and embeddings come from, for provenance."""
-    embed: Callable[[Path], tuple[Floats, Floats]]
-    """Embeddings (n, d) of the spots, and (s, d) of those that stand for the slide, kept in a folder if need be."""
+    embed: Callable[[], Embedded]
     tiles: Tiles | None = None
-    """Tiles of any size around the spots; None where there are no pixels."""
+    """Tiles of any size around spots; None where there are no pixels."""
     thumbnail: Callable[[], Thumbnail | None] = lambda: None
     options: Mapping[str, str] = field(default_factory=dict)
     """What the backbone was told beside its files; it may decide over a model's prediction."""
     own_sample: bool = False
     """Whether those that stand for the slide are tissue tiles, not the spots asked for."""
+    laid: LaidOut | None = None
+    """None where there are no pixels."""
+    close: Callable[[], None] = lambda: None
 
     @property
     def pixels(self) -> bool:
@@ -89,49 +86,82 @@ class Query:
         return self.tiles is not None
 
 
-@contextlib.contextmanager
 def query_slide(
-    path: Path, bank: Bank, loaded: Loaded, options: SlideOptions, run: RunOptions, listener: Listener
-) -> Iterator[Query]:
-    """Opens a slide and plans its spots; the slide is closed at the end.
+    path: Path, bank: Bank, loaded: Loaded, options: SlideOptions, run: RunOptions, folder: Path, listener: Listener
+) -> Query:
+    """Opens a slide, plans its spots and begins to read them; close it.
+
+    Args:
+        path: the slide.
+        bank: opened with the backbone's name.
+        loaded: the backbone.
+        options: of the slide.
+        run: workers, seed, dry run.
+        folder: where embeddings are kept.
+        listener: told what happens.
 
     Raises:
-        SlideError: for a slide that cannot be read or has no tissue.
+        SlideError: for a slide that cannot be read.
     """
-    backbone = loaded.backbone
-    slide, pixel_size = open_with_pixel_size(path, options, listener)
-    with slide:
-        tissue = find_tissue(slide, pixel_size)
-        geometry, card = bank.geometry, backbone.card
-        lay = {"fov_um": tile_um(geometry, pixel_size.mpp), "pitch_um": options.pitch_um or geometry["pitch_um"]}
-        grid = plan_grid(slide, pixel_size, tissue, spots=options.spots, tile_px=card.tile_px, **lay)
-        listener.say(describe_grid(slide, grid))
-        if text := doubt_spots(options.spots, slide):
-            listener.warn(text)
+    backbone, card = loaded.backbone, loaded.backbone.card
+    laid = lay_out(path, options, bank.geometry, card.fov_um, card.tile_px, listener)
+    try:
+        return _query_of(laid, bank, loaded, options, run, folder, listener)
+    except BaseException:
+        laid.close()
+        raise
 
-        def embed(folder: Path) -> tuple[Floats, Floats]:
-            def place(kind: str = "") -> Path:
-                return embeddings_path(folder, slide.slide_id, card.name, kind)
 
-            if options.spots is None:
-                full = ensure_embeddings(slide, grid, backbone, place(), run, listener).values
-                return full, full[sample_rows(grid, seed=run.seed)]
-            sample = _embed_sample(slide, pixel_size, tissue, backbone, place("sample"), lay, run, listener)
-            return ensure_embeddings(slide, grid, backbone, place("spots"), run, listener).values, sample
+def _query_of(
+    laid: LaidOut, bank: Bank, loaded: Loaded, options: SlideOptions, run: RunOptions, folder: Path, listener: Listener
+) -> Query:
+    slide, grid, backbone, card = laid.slide, laid.grid, loaded.backbone, loaded.backbone.card
+    if text := doubt_spots(options.spots, slide):
+        listener.warn(text)
 
-        def tiles(fov_um: float, tile_px: int, rows: Ints) -> Iterator[TileBatch]:
-            other = replace(grid.rows(rows), fov_um=Microns(fov_um), tile_px=TilePx(tile_px))
-            return read_tiles(slide, other, batch=BATCH, workers=run.workers)
+    def make(grid: TileGrid, kind: str, n_bad: int) -> SlideEmbeddings:
+        place = embeddings_path(folder, slide.slide_id, card.name, kind)
+        return SlideEmbeddings(slide, laid.digest, grid, backbone, place, run, n_bad, listener)
 
-        loading = record(loaded.loading)
-        about = {
-            "slide": slide.path.name, "slide_digest": slide.digest(), "slide_size": list(slide.size),
-            "slide_reader": slide.reader, "backbone_loading": loading,
-        }  # fmt: skip
-        yield Query(
-            slide.slide_id, grid, card, slide.digest(), about, embed, tiles,
-            functools.partial(_thumbnail, slide, pixel_size), loading["options"], options.spots is not None,
-        )  # fmt: skip
+    making = None
+    if not run.dry_run and len(grid):
+        making = make(grid, "" if options.spots is None else "spots", options.bad_allowed(len(grid)))
+        making.begin()
+
+    def embed() -> Embedded:
+        if making is None:
+            nothing = np.zeros((0, card.dim), np.float32)
+            return Embedded(nothing, nothing, grid, {})
+        made = making.finish(laid.expect_unchanged)
+        if options.spots is None:
+            sample = made.values[sample_rows(made.grid, seed=run.seed)]
+        else:
+            found = _embed_sample(laid, card.tile_px, make, run, listener)
+            sample = made.values[:0] if found is None else found
+        return Embedded(made.values, sample, made.grid, making.bad)
+
+    def tiles(other: TileGrid) -> Iterator[TileBatch]:
+        for batch in read_tiles(slide, other, batch=BATCH, workers=run.workers):
+            for why in batch.bad.values():
+                raise SlideError(why, "The file is damaged or incomplete; copy it again.")
+            yield batch
+
+    def close() -> None:
+        if making is not None:
+            making.end()
+        laid.close()
+
+    loading = record(loaded.loading)
+    about = {
+        "slide": slide.path.name, "slide_digest": laid.digest, "slide_size": list(slide.size),
+        "slide_reader": slide.reader, "backbone_loading": loading, "tissue": options.tissue,
+        "lattice": options.lattice, "min_tissue": options.min_tissue,
+    }  # fmt: skip
+    return Query(
+        slide.slide_id, grid, card, laid.digest, about, embed, tiles,
+        functools.partial(_thumbnail, slide, laid.pixel_size), loading["options"], options.spots is not None,
+        laid, close,
+    )  # fmt: skip
 
 
 def query_features(
@@ -192,7 +222,8 @@ def query_features(
     }  # fmt: skip
     sample = values[sample_rows(grid, seed=run.seed)]
     digest = fingerprint(about["features_sha256"], about["slide_digest"])
-    return Query(slide_id, grid, card, digest, about, lambda _: (values, sample), None, lambda: shown)
+    embedded = Embedded(values, sample, grid, {})
+    return Query(slide_id, grid, card, digest, about, lambda: embedded, None, lambda: shown)
 
 
 def _place_spots(
@@ -245,20 +276,20 @@ def _stated_pixel_size(features: ForeignRows, options: SlideOptions) -> PixelSiz
 
 
 def _embed_sample(
-    slide: Slide, pixel_size: PixelSize, tissue: Tissue, backbone: Backbone, where: Path, lay: dict[str, float],
-    run: RunOptions, listener: Listener,
-) -> Floats:  # fmt: skip
-    """Embeddings of at most 2,000 tissue tiles that stand for a slide whose own spots were given."""
+    laid: LaidOut, tile_px: int, make: Callable[[TileGrid, str, int], SlideEmbeddings], run: RunOptions,
+    listener: Listener,
+) -> Floats | None:  # fmt: skip
+    """Embeddings of at most 2,000 tissue tiles that stand for a slide whose own spots were given; None without tissue."""
+    slide = laid.slide
     try:
-        grid = plan_tiles(
-            slide, pixel_size, fov_um=lay["fov_um"], pitch_um=lay["pitch_um"], tile_px=backbone.card.tile_px,
-            tissue=tissue,
-        )  # fmt: skip
+        grid = plan_tiles(slide, laid.pixel_size, fov_um=laid.lay["fov_um"], pitch_um=laid.lay["pitch_um"], tile_px=tile_px, tissue=laid.tissue)
+        if not len(grid):
+            raise SlideError("no tissue found")
     except SlideError as error:
         listener.warn(f"{slide.slide_id}: {error.message}; the given spots are used all the same")
-        return np.zeros((0, backbone.card.dim), np.float32)
+        return None
     grid = grid.rows(sample_rows(grid, seed=run.seed))
-    return ensure_embeddings(slide, grid, backbone, where, run, listener).values
+    return make(grid, "sample", len(grid)).finish().values
 
 
 def _thumbnail(slide: Slide, pixel_size: PixelSize) -> Thumbnail:

@@ -13,7 +13,7 @@ from genrag_cli.cohorts import Measured, Section
 from genrag_cli.errors import CohortError, GeneragError, SlideError, UsageError
 from genrag_cli.genes.identity import Tidied, match, read_aliases, sum_columns, tidy
 from genrag_cli.genes.species import settle_species, species_of
-from genrag_cli.pipeline.embed import name_source
+from genrag_cli.pipeline.lay_out import name_source
 from genrag_cli.pipeline.options import Repeats
 from genrag_cli.slides import Slide, open_slide, resolve_pixel_size
 from genrag_cli.slides.base import content_digest

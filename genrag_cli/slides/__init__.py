@@ -7,7 +7,9 @@ Does not know genes, backbones or banks.
 from genrag_cli.slides.base import Level, Pixels, Slide
 from genrag_cli.slides.mpp import resolve_pixel_size
 from genrag_cli.slides.open import open_slide
+from genrag_cli.slides.order import reading_order
 from genrag_cli.slides.patches import PatchSlide, open_patches, which_have_patches
+from genrag_cli.slides.remote import RemoteSlide, TileStream
 from genrag_cli.slides.spots import lattice_places, plan_spots, read_spots_csv
 from genrag_cli.slides.tiles import best_level, n_beyond_edge, plan_tiles, read_tiles, sample_rows
 from genrag_cli.slides.tissue import Tissue, find_tissue, overview, tissue_mask, tissue_share
@@ -16,7 +18,9 @@ __all__ = [
     "Level",
     "PatchSlide",
     "Pixels",
+    "RemoteSlide",
     "Slide",
+    "TileStream",
     "Tissue",
     "best_level",
     "find_tissue",
@@ -29,6 +33,7 @@ __all__ = [
     "plan_tiles",
     "read_spots_csv",
     "read_tiles",
+    "reading_order",
     "resolve_pixel_size",
     "sample_rows",
     "tissue_mask",

@@ -4,7 +4,6 @@ Knows OpenSlide's properties, its errors, and which files belong to a slide.
 Does not decide which reader a file gets (`slides.open`) nor which pixel size counts (`slides.mpp`).
 """
 
-import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,17 +16,26 @@ from genrag_cli.slides.base import (
     WHITE,
     Level,
     Pixels,
+    Sides,
     as_number,
     composite_on_white,
     content_digest,
     mean_pixel_size,
 )
+from genrag_cli.slides.files import INDEXES, indexed_files, mirax_files
 
 CACHE_BYTES = 128 << 20
 """Decoded tiles kept per slide: a row of tiles across a wide slide, so that the next row finds its upper half."""
 
 _UM_PER_UNIT = {"inch": 25400.0, "centimeter": 10000.0}
 _YCBCR_NOTE = "its DICOM frames are called RGB but are YCbCr; converted"
+
+
+def library_version() -> str:
+    """The version of the OpenSlide library that is loaded, which is not that of the Python package."""
+    import openslide
+
+    return str(openslide.__library_version__)
 
 
 def detect_vendor(path: Path) -> str | None:
@@ -78,6 +86,10 @@ class OpenSlideSlide:
         self.notes: tuple[str, ...] = (_YCBCR_NOTE,) if self._ycbcr else ()
 
     def pixel_size_candidates(self) -> list[tuple[str, float]]:
+        """One size of what `pixel_sides` has."""
+        return [mean_pixel_size(self.path, *stated) for stated in self.pixel_sides()]
+
+    def pixel_sides(self) -> list[Sides]:
         """What the scanner wrote, then the TIFF resolution."""
         props = self._handle.properties
         found = []
@@ -85,11 +97,11 @@ class OpenSlideSlide:
         if x is not None and y is not None:
             # For a TIFF of no vendor OpenSlide derives these from the TIFF resolution, so they are no vendor's word.
             source = "TIFF resolution" if self.vendor == "generic-tiff" else f"{self.vendor} property"
-            found.append(mean_pixel_size(self.path, source, x, y))
+            found.append((source, x, y))
         x, y = as_number(props.get("tiff.XResolution")), as_number(props.get("tiff.YResolution"))
         unit = _UM_PER_UNIT.get(props.get("tiff.ResolutionUnit", ""))
         if self.vendor != "generic-tiff" and x and y and unit:
-            found.append(mean_pixel_size(self.path, "TIFF resolution", unit / x, unit / y))
+            found.append(("TIFF resolution", unit / x, unit / y))
         return found
 
     def read_region(self, x: int, y: int, w: int, h: int, level: int) -> Pixels:
@@ -142,8 +154,5 @@ def _files_of(path: Path, vendor: str) -> list[Path]:
     if vendor == "dicom":
         return dicom.series_files(path)
     if vendor == "mirax":
-        return [path, *(p for p in path.with_suffix("").rglob("*") if p.is_file())]
-    if path.suffix.lower() in (".vms", ".vmu"):
-        values = re.findall(r"=[ \t]*([^\r\n]+)", path.read_text("utf-8", errors="replace"))
-        return [path, *sorted({path.parent / v.strip() for v in values if (path.parent / v.strip()).is_file()})]
-    return [path]
+        return [path, *mirax_files(path)]
+    return [path, *indexed_files(path)] if path.suffix.lower() in INDEXES else [path]

@@ -232,7 +232,8 @@ def run_options() -> Any:
 def embed(asked: argparse.Namespace) -> dict[str, Any]:
     """The spots' tiles through lite0."""
     from genrag_cli.backbones.registry import load_backbone
-    from genrag_cli.pipeline.embed import embed_slide
+    from genrag_cli.pipeline.batch.work import do_one
+    from genrag_cli.pipeline.embed import Embedding
     from genrag_cli.stores.bank import Bank
     from genrag_cli.types import Listener
 
@@ -240,7 +241,7 @@ def embed(asked: argparse.Namespace) -> dict[str, Any]:
     slide, options = slide_options(asked)
     out = empty(asked.work / "out")
     found = measure(
-        lambda: str(embed_slide(slide, out, backbone, options, bank.geometry, run, Listener())) and "",
+        lambda: do_one(Embedding(backbone, out, options, bank.geometry, run), slide, Listener()) and "",
     )
     return {**found, "note": f"{asked.queries / found['seconds']:.1f} tiles/s on {run.workers} cores"}
 
@@ -318,9 +319,11 @@ def solve_all(asked: argparse.Namespace) -> dict[str, Any]:
 def retrieve(asked: argparse.Namespace, name: str = "retrieved", fresh: bool = False, values: bool = True) -> Any:
     """`generag retrieve` from slide to file."""
     from genrag_cli.backbones.registry import load_backbone
+    from genrag_cli.pipeline.batch.work import do_one
+    from genrag_cli.pipeline.loading import Loaded
     from genrag_cli.pipeline.options import SolveOptions
     from genrag_cli.pipeline.query_space import QuerySpace
-    from genrag_cli.pipeline.retrieve import retrieve_slide
+    from genrag_cli.pipeline.retrieve import Retrieval
     from genrag_cli.stores.bank import Bank
     from genrag_cli.types import Listener
 
@@ -333,12 +336,12 @@ def retrieve(asked: argparse.Namespace, name: str = "retrieved", fresh: bool = F
     def work() -> str:
         bank = Bank.open(bank_folder(asked), BACKBONE)
         with QuerySpace.of(bank, SolveOptions(), run, Listener(), scratch=out) as space:
-            done = retrieve_slide(
-                slide, target, bank, space, backbone, slide_options=options, solve_options=SolveOptions(),
-                genes=asked.write_genes, expression=values, run=run, listener=Listener(),
-            )  # fmt: skip
-        size = done.path.stat().st_size / 1e6
-        return f"{done.median_refs:g} references in the median, {done.n_stalled} stalled; file of {size:.0f} MB"
+            work = Retrieval(
+                bank, space, Loaded(backbone), target, options, SolveOptions(), run, asked.write_genes, values
+            )
+            path, done = do_one(work, slide, Listener())
+        said, size = done.facts, path.stat().st_size / 1e6
+        return f"{said['median_references']:g} references in the median, {said['stalled']} stalled; file of {size:.0f} MB"
 
     return measure(work)
 

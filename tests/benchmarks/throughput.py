@@ -96,7 +96,7 @@ def measure(path: Path, work: Path, asked: argparse.Namespace) -> tuple[dict[str
 
     from genrag_cli.backbones.registry import load_backbone
     from genrag_cli.pipeline.cpus import allotted_cpus
-    from genrag_cli.pipeline.embed import BATCH, BLOCK, embed_blocks
+    from genrag_cli.pipeline.embedding import BATCH, BLOCK, embed_blocks
     from genrag_cli.pipeline.options import RunOptions
     from genrag_cli.slides import open_slide, plan_tiles, read_tiles, resolve_pixel_size
     from genrag_cli.stores.atomic import Parts

@@ -4,7 +4,7 @@ import pytest
 
 from genrag_cli.errors import UsageError
 from genrag_cli.pipeline.build_bank import BankOptions
-from genrag_cli.pipeline.embed import choose_geometry
+from genrag_cli.pipeline.lay_out import choose_geometry
 from genrag_cli.pipeline.options import SlideOptions, SolveOptions
 
 

@@ -3,6 +3,7 @@
 A row is a spot; nothing here is ever matched by the order of rows. The module knows no file format.
 """
 
+import functools
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import FeaturesError, nearest
-from genrag_cli.types import BackboneCard, Doubles, Floats, Strings
+from genrag_cli.types import BackboneCard, Doubles, Floats, Strings, fingerprint
 
 _SHOWN = 5
 
@@ -52,6 +53,14 @@ class ForeignRows:
 
     card: BackboneCard | None = None
     """Of the backbone, where the file has one, as generag's own do."""
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Fingerprint of the content."""
+        none: tuple[()] = ()
+        arrays = (self.names, self.centres, self.columns, self.centres_um)
+        stated = (self.kind, self.encoder, self.mpp or 0, self.fov_um or 0, self.scale, self.side_px or 0)
+        return fingerprint(self.values, *(none if a is None else a for a in arrays), *stated)
 
     def __post_init__(self) -> None:
         n = len(self.values)

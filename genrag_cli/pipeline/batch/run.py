@@ -1,0 +1,409 @@
+"""A batch: each slide is claimed, worked on while the next one is being opened and read, and its fate written down.
+
+A bad slide has a reason and the others go on. Several workers may run on the same list; what another holds is waited
+for, and taken over where its worker is gone. Knows the order of things. Does not know what is made of a slide.
+"""
+
+import datetime
+import os
+import resource
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic
+
+from genrag_cli import stopping
+from genrag_cli.errors import GeneragError, SlideError, Stopped
+from genrag_cli.pipeline.batch.inputs import Job
+from genrag_cli.pipeline.batch.listening import SlideListener
+from genrag_cli.pipeline.batch.overlay import write_overlay
+from genrag_cli.pipeline.batch.staging import Stage, remote_stamp
+from genrag_cli.pipeline.batch.work import B, Finished, Work
+from genrag_cli.stores.atomic import explain, tidy
+from genrag_cli.stores.claims import LEASE_S, Claim, ClaimLostError, Claims
+from genrag_cli.stores.status import (
+    FINISHED,
+    SlideStatus,
+    State,
+    output_size,
+    read_status,
+    source_stamp,
+    status_path,
+    write_status,
+)
+from genrag_cli.types import Listener, fingerprint
+
+POLL_S = 2.0
+"""Between two looks at what other workers hold."""
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch is run; none of it changes a result."""
+
+    overwrite: bool = False
+    dry_run: bool = False
+    wait: bool = True
+    """For slides that other workers hold."""
+    lease_s: float = LEASE_S
+    stage: Path | None = None
+    """Folder on local disk that slides are copied to."""
+    overlay: bool = True
+    """Write a picture of tissue and spots, and the contours of the tissue, for each slide."""
+    debug: bool = False
+    """Let unexpected errors through."""
+
+
+@dataclass
+class Outcome:
+    """What became of one job in this run."""
+
+    job: Job
+    target: Path
+    status: SlideStatus
+    skipped: bool = False
+    """Nothing was to be done: it stood already, another worker has it, or a dry run."""
+    error: GeneragError | None = None
+    held_by: str = ""
+    """The worker that had it when this one ended."""
+
+
+@dataclass
+class _Taken(Generic[B]):
+    """A job that this worker has claimed; opened, laid out and being read by another thread."""
+
+    job: Job
+    target: Path
+    claim: Claim | None
+    status: SlideStatus
+    before: SlideStatus | None
+    """As it was when this run came."""
+    listener: SlideListener
+    began: float
+    future: "Future[None] | None" = None
+    source: Path | None = None
+    key: str = ""
+    begun: B | None = None
+    found: Finished | None = None
+    """What stands already."""
+
+
+class Batch(Generic[B]):
+    """Runs a command over slides.
+
+    Args:
+        work: the command.
+        options: of the batch.
+        listener: told what happens.
+        failed: called with the reason of every failure as it comes.
+    """
+
+    def __init__(
+        self, work: Work[B], options: BatchOptions, listener: Listener,
+        failed: Callable[[GeneragError], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self.work, self.options, self.listener, self.failed = work, options, listener, failed
+        self.claims = Claims(options.lease_s)
+        self.outcomes: list[Outcome] = []
+        self._stage: Stage | None = None
+        self._queue: deque[Job] = deque()
+        self._held: deque[Job] = deque()
+        self._taken: list[_Taken[B]] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Works on all jobs.
+
+        Returns:
+            An outcome for each, in the order in which they ended.
+
+        Raises:
+            Stopped: where that was asked for; `outcomes` holds what is known by then.
+        """
+        if self.options.stage is not None and not self.options.dry_run:
+            self._stage = Stage(self.options.stage)
+        self._queue.extend(jobs)
+        try:
+            current = self._take(patient=True)
+            while current is not None:
+                following = self._take(patient=False)
+                self._complete(current)
+                current = following or self._take(patient=True)
+            for job in self._held:
+                self._leave(job)
+        except (KeyboardInterrupt, Stopped):
+            for taken in self._taken:
+                self._end(taken, "stopped")
+            raise
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            for taken in list(self._taken):
+                self._let_go(taken)
+            if self._stage is not None:
+                self._stage.close()
+        return self.outcomes
+
+    def _take(self, *, patient: bool) -> _Taken[B] | None:
+        """Claims the next job that needs work and has it begun; None where there is none, or none now."""
+        told = False
+        while self._queue or self._held:
+            stopping.check()
+            job = self._queue.popleft() if self._queue else self._held.popleft()
+            try:
+                taken = self._try(job)
+            except GeneragError as error:
+                self._fail_unclaimed(job, error)
+                continue
+            if taken is not None:
+                return taken
+            if self._queue or not self._held:
+                continue
+            # All that is left is another worker's.
+            if not patient or not self.options.wait:
+                return None
+            if not told:
+                names = ", ".join(j.name for j in list(self._held)[:5])
+                self.listener.say(f"waiting for {len(self._held)} slides that other workers hold: {names}")
+                told = True
+            time.sleep(min(POLL_S, self.options.lease_s / 4))
+            self._held.rotate()
+        return None
+
+    def _try(self, job: Job) -> _Taken[B] | None:
+        """Claims a job; None where it is done, or another worker's."""
+        target, options = self.work.target(job), self.work.options_key(job)
+        if (done := self._marked(job, target, options)) is not None:
+            self._skip(job, target, done)
+            return None
+        claim = None
+        if not self.options.dry_run:
+            claim = self.claims.take(target)
+            if claim is None:
+                self._held.append(job)
+                return None
+            if (done := self._marked(job, target, options)) is not None:  # meanwhile
+                claim.release()
+                self._skip(job, target, done)
+                return None
+        before = read_status(self._status_path(target))
+        status = SlideStatus(
+            state="running", slide=job.slide, output=target.name, command=self.work.kind, options=options,
+            attempts=(before.attempts if before else 0) + 1, began=_now(),
+            worker=f"{os.uname().nodename}:{os.getpid()}",
+        )  # fmt: skip
+        listener = SlideListener(self.listener, job.name)
+        taken: _Taken[B] = _Taken(job, target, claim, status, before, listener, time.monotonic())
+        self._taken.append(taken)
+        if not self.options.dry_run:
+            write_status(self._status_path(target), status)
+        self.listener.event("slide_started", slide=job.slide, name=job.name, output=str(target))
+        taken.future = self._pool.submit(self._begin, taken)
+        return taken
+
+    def _begin(self, taken: _Taken[B]) -> None:
+        """Settles whether there is anything to do, and opens, lays out and begins to read the slide."""
+        job, status = taken.job, taken.status
+        if job.slide:
+            status.source = remote_stamp(job.slide) if job.is_remote else source_stamp(job.path)
+            if self._stage is not None:
+                taken.source = self._stage.fetch(job, taken.listener)
+            elif not job.is_remote:
+                taken.source = job.path
+            else:  # a dry run does not fetch
+                return
+        status.slide_digest = self.work.digest(taken.source)
+        taken.key = status.key = fingerprint(status.slide_digest, status.options)
+        if not self.options.overwrite:
+            taken.found = self._find_done(taken)
+        if taken.found is not None:
+            return
+        taken.begun = self.work.begin(job, taken.source, taken.listener)
+
+    def _find_done(self, taken: _Taken[B]) -> Finished | None:
+        """What stands already and was made in just this way."""
+        target = taken.target
+        before = taken.before
+        if before and before.state in FINISHED and before.key == taken.key and _stands(target, before):
+            return Finished(before.spots or 0, before.bad_tiles, before.facts)
+        return self.work.find_done(target, taken.key, taken.listener) if target.exists() else None
+
+    def _complete(self, taken: _Taken[B]) -> None:
+        """Finishes a job and writes down what became of it."""
+        job, target = taken.job, taken.target
+        try:
+            done = self._finish(taken)
+        except ClaimLostError as error:
+            taken.listener.warn(error.message)
+            self._held.append(job)
+        except Stopped:
+            raise
+        except GeneragError as error:
+            self._fail(taken, error)
+        except OSError as error:
+            self._fail(taken, explain(error, target))
+        except MemoryError:
+            self._fail(
+                taken, GeneragError(f"{job.slide}: out of memory", "Give the job more memory, or fewer --genes.")
+            )
+        except Exception as error:  # a defect, which must not take the night's other slides along
+            if self.options.debug:
+                raise
+            kind = type(error).__name__
+            self._fail(taken, GeneragError(f"{job.slide}: unexpected {kind}: {error}", "--debug shows where."))
+        else:
+            if done is not None:
+                self._end(taken, "done" if done.n_spots else "empty", done)
+        finally:
+            if taken in self._taken:
+                self._let_go(taken)
+
+    def _finish(self, taken: _Taken[B]) -> Finished | None:
+        """The result; None in a dry run."""
+        job, target, listener, work = taken.job, taken.target, taken.listener, self.work
+        assert taken.future is not None
+        while not wait_for([taken.future], timeout=0.5).done:
+            stopping.check()
+        taken.future.result()
+        if taken.found is not None:
+            listener.say(f"{target}: already done")
+            tidy(target)
+            return taken.found
+        if taken.begun is None:
+            listener.say(f"{job.slide}: would be fetched; more is known then")
+            return None
+        if self.options.dry_run:
+            listener.say(work.plan(taken.begun, target))
+            self._note(taken, Outcome(job, target, taken.status, skipped=True))
+            return None
+        laid = taken.begun.laid
+        if laid is not None:
+            if job.slide and laid.digest != taken.status.slide_digest:
+                raise SlideError(f"{job.slide}: replaced by another file meanwhile", "Run the same command again.")
+            if not len(laid.grid):
+                listener.warn(f"{job.name}: no tissue found, so there are no spots; the output says so")
+            if self.options.overlay:
+                with listener.timed("overlay"):
+                    write_overlay(laid, target.parent, job.name)
+        done = work.finish(taken.begun, job, target, taken.key, listener)
+        if taken.claim is not None:
+            taken.claim.expect_held()
+        work.describe(job, target, done, listener.seconds, listener)
+        return done
+
+    def _end(self, taken: _Taken[B], state: State, done: Finished | None = None) -> None:
+        """Writes a status, and lets go of the slide."""
+        status, path = taken.status, self._status_path(taken.target)
+        skipped = taken.found is not None
+        if taken.begun is not None:
+            laid = taken.begun.laid
+            if laid is not None:
+                status.facts |= laid.facts()
+            taken.begun.close()
+            if laid is not None:
+                status.peak_memory = laid.slide.peak_memory
+        status.state, status.ended = state, _now()
+        status.peak_memory += resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        status.seconds = {k: round(v, 3) for k, v in taken.listener.seconds.items()}
+        status.seconds["total"] = round(time.monotonic() - taken.began, 3)
+        status.warnings = taken.listener.warnings
+        if done is not None:
+            status.spots, status.bad_tiles = done.n_spots, done.n_bad_tiles
+            status.facts |= done.facts
+            status.size = output_size(taken.target)
+            if skipped and taken.before is not None:  # what was true of the run that made it
+                status.seconds, status.facts = taken.before.seconds, taken.before.facts | done.facts
+        if self.options.dry_run:
+            return
+        write_status(path, status)
+        if state != "stopped":
+            self._note(taken, Outcome(taken.job, taken.target, status, skipped=skipped))
+
+    def _fail(self, taken: _Taken[B], error: GeneragError) -> None:
+        taken.status.reason, taken.status.hint = error.message, error.hint
+        taken.found = None
+        try:
+            self._end(taken, "failed")
+        except GeneragError as other:  # nothing can be written, not even that
+            taken.listener.warn(other.message)
+            self._note(taken, Outcome(taken.job, taken.target, taken.status))
+        outcome = next((o for o in self.outcomes if o.job is taken.job), None)
+        if outcome is None:
+            outcome = Outcome(taken.job, taken.target, taken.status)
+            self._note(taken, outcome)
+        outcome.error = error
+        self.failed(error)
+
+    def _fail_unclaimed(self, job: Job, error: GeneragError) -> None:
+        """Of options that cannot be right, or a place where nothing can be written."""
+        status = SlideStatus(
+            "failed", job.slide, "", self.work.kind, reason=error.message, hint=error.hint, ended=_now()
+        )
+        self.outcomes.append(Outcome(job, Path(), status, error=error))
+        self.failed(error)
+        self.listener.event("slide_ended", slide=job.slide, name=job.name, state="failed", reason=error.message)
+
+    def _note(self, taken: _Taken[B], outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        status = outcome.status
+        state = "planned" if self.options.dry_run and status.state == "running" else status.state
+        self.listener.event(
+            "slide_ended", slide=taken.job.slide, name=taken.job.name, state=state, spots=status.spots,
+            output=str(taken.target), skipped=outcome.skipped, reason=status.reason, seconds=status.seconds,
+        )  # fmt: skip
+
+    def _skip(self, job: Job, target: Path, status: SlideStatus) -> None:
+        self.listener.say(f"{target}: already done")
+        tidy(target)
+        self.outcomes.append(Outcome(job, target, status, skipped=True))
+        self.listener.event(
+            "slide_ended", slide=job.slide, name=job.name, state=status.state, spots=status.spots,
+            output=str(target), skipped=True, reason="", seconds=status.seconds,
+        )  # fmt: skip
+
+    def _leave(self, job: Job) -> None:
+        """Notes a job that another worker has."""
+        target = self.work.target(job)
+        holder = self.claims.holder(target)
+        self.listener.say(f"{job.name}: being worked on by {holder}")
+        status = read_status(self._status_path(target)) or SlideStatus("running", job.slide, target.name)
+        self.outcomes.append(Outcome(job, target, status, skipped=True, held_by=holder))
+
+    def _marked(self, job: Job, target: Path, options: str) -> SlideStatus | None:
+        """The mark of an output that is done, without opening the slide; None where more has to be looked at."""
+        status = read_status(self._status_path(target))
+        if self.options.overwrite or status is None or status.state not in FINISHED or status.options != options:
+            return None
+        if not job.slide or not status.source or not _stands(target, status):
+            return None
+        try:
+            now = remote_stamp(job.slide) if job.is_remote else source_stamp(job.path)
+        except (OSError, SlideError):
+            return None
+        return status if now == status.source else None
+
+    def _let_go(self, taken: _Taken[B]) -> None:
+        """Closes, releases and removes what belongs to a job."""
+        self._taken.remove(taken)
+        if taken.future is not None and not taken.future.cancel():
+            wait_for([taken.future])
+        if taken.begun is not None:
+            taken.begun.close()
+        if self._stage is not None and taken.source is not None:
+            self._stage.drop(taken.source)
+        if taken.claim is not None:
+            taken.claim.release()
+
+    def _status_path(self, target: Path) -> Path:
+        return status_path(target, ".embed" if self.work.kind == "embed" else "")
+
+
+def _stands(target: Path, status: SlideStatus) -> bool:
+    return target.exists() and output_size(target) == status.size > 0
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
