@@ -20,6 +20,9 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 """(h, w) True on tissue."""
 
+Sides = tuple[str, float, float]
+"""A source, and the width and height in um of a level-0 px as it states them."""
+
 WHITE = 255
 DIGEST_BYTES = 1 << 20
 

@@ -39,18 +39,18 @@ def resolve_pixel_size(
         UsageError: where `given` itself is implausible.
         SlideError: where no source is left, or, with `strict`, where two differ by more than 5 %.
     """
-    if given is not None and not _is_plausible(given):
+    if given is not None and not is_plausible(given):
         raise UsageError(
             f"pixel size {given:g} um/px was given; plausible are {SMALLEST_MPP:g} to {LARGEST_MPP:g}",
             "Give um per pixel of level 0: about 0.25 for a 40x scan, 0.5 for 20x.",
         )
     ordered = [("--mpp or manifest", given), ("spot pitch", pitch), *candidates]
     known = [(source, float(value)) for source, value in ordered if value is not None]
-    usable = [(source, value) for source, value in known if _is_plausible(value)]
+    usable = [(source, value) for source, value in known if is_plausible(value)]
     warnings = [
         f"pixel size {value:g} um/px ({source}) is implausible and left out"
         for source, value in known
-        if not _is_plausible(value)
+        if not is_plausible(value)
     ]
     if not usable:
         found = "; ".join(f"{value:g} ({source})" for source, value in known) or "nothing"
@@ -67,5 +67,6 @@ def resolve_pixel_size(
     return PixelSize(Mpp(mpp), source, others), warnings
 
 
-def _is_plausible(value: float) -> bool:
+def is_plausible(value: float) -> bool:
+    """Whether a scanner may have pixels of so many um."""
     return math.isfinite(value) and SMALLEST_MPP <= value <= LARGEST_MPP

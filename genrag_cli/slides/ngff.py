@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import SlideError
-from genrag_cli.slides.base import WHITE, Level, Pixels, composite_on_white, mean_pixel_size
+from genrag_cli.slides.base import WHITE, Level, Pixels, Sides, composite_on_white, mean_pixel_size
 
 CACHE_BYTES = 384 << 20
 """Decoded chunks kept per slide; they are often far larger than a tile."""
@@ -77,6 +77,10 @@ class NgffSlide:
         self._cached_bytes = 0
 
     def pixel_size_candidates(self) -> list[tuple[str, float]]:
+        """One size of what `pixel_sides` has."""
+        return [mean_pixel_size(self.path, *stated) for stated in self.pixel_sides()]
+
+    def pixel_sides(self) -> list[Sides]:
         """The scale of level 0 where the axes count in a unit of length, then that of SpatialData's named systems."""
         found = []
         units = {a["name"]: a.get("unit") for a in self._scales["axes"] if isinstance(a, dict)}
@@ -84,13 +88,13 @@ class NgffSlide:
         stated = self._scales.get("coordinateTransformations") or []
         plain = [one for one in stated if not isinstance(one.get("output"), dict)]
         if first and (rest := _scale(plain, self._axes)):
-            found += self._candidate("OME-NGFF scale", units, first, rest)
+            found += self._sides_of("OME-NGFF scale", units, first, rest)
         for one in stated:
             system = one.get("output")
             if isinstance(system, dict) and (named := _scale([one], self._axes)):
                 axes = [a for a in system.get("axes", []) if isinstance(a, dict)]
                 units = {a["name"]: a.get("unit") for a in axes}
-                found += self._candidate(f"OME-NGFF {system.get('name')} scale", units, (1.0, 1.0), named)
+                found += self._sides_of(f"OME-NGFF {system.get('name')} scale", units, (1.0, 1.0), named)
         return found
 
     def read_region(self, x: int, y: int, w: int, h: int, level: int) -> Pixels:
@@ -169,14 +173,14 @@ class NgffSlide:
             )
         return [places.index(i) for i in range(n)]
 
-    def _candidate(
+    def _sides_of(
         self, source: str, units: dict[str, Any], first: tuple[float, float], rest: tuple[float, float]
-    ) -> list[tuple[str, float]]:
+    ) -> list[Sides]:
         unit = [_UM.get(str(units.get(axis)).lower()) for axis in "xy"]
         if unit[0] is None or unit[1] is None:
             return []
         x, y = (abs(a * b * u) for a, b, u in zip(first, rest, (unit[0], unit[1]), strict=True))
-        return [mean_pixel_size(self.path, source, x, y)]
+        return [(source, x, y)]
 
     def _block(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
         """(h, w, channels) of the chunks at one place of a level's grid."""

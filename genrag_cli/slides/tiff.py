@@ -20,6 +20,7 @@ from genrag_cli.slides.base import (
     WHITE,
     Level,
     Pixels,
+    Sides,
     composite_on_white,
     content_digest,
     mean_pixel_size,
@@ -70,12 +71,16 @@ class TiffSlide:
             raise
 
     def pixel_size_candidates(self) -> list[tuple[str, float]]:
+        """One size of what `pixel_sides` has."""
+        return [mean_pixel_size(self.path, *stated) for stated in self.pixel_sides()]
+
+    def pixel_sides(self) -> list[Sides]:
         """OME's physical size, then the TIFF resolution."""
         found = []
         if ome := _ome_pixel_size(self._file.ome_metadata, self.size):
-            found.append(mean_pixel_size(self.path, "OME PhysicalSize", *ome))
+            found.append(("OME PhysicalSize", *ome))
         if tiff := _tiff_pixel_size(self._file, self._pages[0]):
-            found.append(mean_pixel_size(self.path, "TIFF resolution", *tiff))
+            found.append(("TIFF resolution", *tiff))
         return found
 
     def read_region(self, x: int, y: int, w: int, h: int, level: int) -> Pixels:
