@@ -5,16 +5,19 @@ from typing import Annotated
 import typer
 
 from genrag_cli import __version__
-from genrag_cli.cli import backbones, bank, cohort
+from genrag_cli.cli import backbones, bank, cohort, workflow
 from genrag_cli.cli.build_bank import build_bank
 from genrag_cli.cli.demo import demo
+from genrag_cli.cli.doctor import doctor
 from genrag_cli.cli.embed import embed
 from genrag_cli.cli.evaluate import evaluate
 from genrag_cli.cli.explain import explain
 from genrag_cli.cli.export import export
 from genrag_cli.cli.inspect import inspect
+from genrag_cli.cli.options import TAKES_A_LINE
 from genrag_cli.cli.plot import plot
 from genrag_cli.cli.retrieve import retrieve
+from genrag_cli.cli.slurm import slurm
 from genrag_cli.cli.tune import tune
 
 app = typer.Typer(
@@ -34,9 +37,12 @@ app.command("export")(export)
 app.command("explain")(explain)
 app.command("plot")(plot)
 app.command("demo")(demo)
+app.command("doctor")(doctor)
+app.command("slurm", context_settings=TAKES_A_LINE)(slurm)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(bank.app, name="bank")
 app.add_typer(cohort.app, name="cohort")
+app.add_typer(workflow.app, name="workflow")
 
 
 def _show_version(asked: bool) -> None:
