@@ -19,7 +19,8 @@ With a `Blend` the value is a mean of what references say and of what a regressi
 Genes that some section did not measure have no regression, and stay as above.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,9 @@ from numpy.typing import NDArray
 from genrag_cli.types import Doubles, Floats, Ints, SparseCodes
 
 BLOCK_VALUES = 8_000_000
-"""Values of the output held at once (float32: 32 MB)."""
+"""Values of the output held at once (float64 while they are added up: 64 MB)."""
+CHUNK_ROWS = 64
+"""Blocks of output end where chunks of as many rows do, so that a file gets every chunk once and whole."""
 PRODUCT_VALUES = 1_000_000
 """Values of the output that one product with a block of the bank may touch (20 MB)."""
 MIN_SHARE = 0.1
@@ -37,6 +40,9 @@ MIN_SHARE = 0.1
 KEEP_VALUES = 32_000_000
 """Non-zero values of the bank that are kept where the output has several blocks (with indices: 256 MB); above it, the
 bank is read again for each."""
+
+Block = tuple[Floats, NDArray[np.bool_] | None]
+"""(b, G) values of consecutive spots, and (b, G) whether each is present, None where all are."""
 
 BankBlocks = Callable[[], Iterable[tuple[int, Any]]]
 """Called for each walk over the bank: (first row, CSR (b, G) of the wanted genes in the output's scale).
@@ -95,7 +101,7 @@ def reconstruct(
     mean: Doubles | None,
     presence: Presence | None = None,
     blend: Blend | None = None,
-) -> Iterator[tuple[Floats, NDArray[np.bool_] | None]]:
+) -> Generator[Block, None, None]:
     """Yields the prediction in blocks of rows.
 
     Args:
@@ -103,7 +109,6 @@ def reconstruct(
         bank: walks the bank's rows, from first to last.
         n_genes: G.
         mean: mu (G,), for the centred form; None for the plain one.
-        blend: a regression beside the references; None: they speak alone.
         presence: where sections of the bank lack genes; None: nowhere.
         blend: a regression beside the references; None: they speak alone.
 
@@ -115,6 +120,7 @@ def reconstruct(
 
     weights = sp.csr_matrix((codes.weights, codes.indices, codes.indptr), shape=(len(codes), codes.n_bank))
     step = max(1, BLOCK_VALUES // max(1, n_genes))
+    step -= step % CHUNK_ROWS if step > CHUNK_ROWS else 0
     walk = _Walk(bank) if len(codes) > step else bank
     for low in range(0, len(codes), step):
         part = weights[low : low + step].astype(np.float64).tocsc()
@@ -127,6 +133,18 @@ def reconstruct(
             out = (1 - blend.share) * blend.regression(slice(low, low + part.shape[0])) + blend.share * out
         present = None if presence is None else _settle_missing(out, part.tocsr(), mean, presence)
         yield out.astype(np.float32), present
+
+
+def ahead(blocks: Iterator[Block]) -> Generator[Block, None, None]:
+    """The same blocks, of which the next one is computed, in a thread, while the caller writes the one that it has.
+
+    Close it (`contextlib.closing`) where an error may end its use: that waits for the block in the making.
+    """
+    with ThreadPoolExecutor(1, "reconstruct") as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
 
 
 class _Walk:
