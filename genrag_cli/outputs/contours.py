@@ -15,14 +15,14 @@ _NAMESPACE = uuid.UUID("5d5a6bd2-0f6e-5c0f-9b0e-8b6f3f6f7f1d")
 """Of the ids of annotations: the same outline has the same id in every run."""
 
 
-def tissue_geojson(mask: NDArray[np.bool_], scale: float) -> dict[str, Any]:
+def tissue_geojson(mask: NDArray[np.bool_], scale: float | tuple[float, float]) -> dict[str, Any]:
     """Outlines of the pieces of tissue, one annotation each, their holes kept.
 
     Outlines run along the borders of px and cut their corners; px that touch at a corner only are two pieces.
 
     Args:
         mask: (h, w) True on tissue.
-        scale: px of the mask per level-0 px.
+        scale: px of the mask per level-0 px; across and down where level-0 px are not square.
 
     Returns:
         a FeatureCollection of Polygons in level-0 px, from the largest piece to the smallest.
@@ -34,7 +34,7 @@ def tissue_geojson(mask: NDArray[np.bool_], scale: float) -> dict[str, Any]:
     for number, window in enumerate(ndimage.find_objects(labels), start=1):
         corner = np.array([window[1].start, window[0].start])
         rings = _trace(labels[window] == number)
-        pieces.append([np.round((ring + corner) / scale, 2) for ring in rings])
+        pieces.append([np.round((ring + corner) / np.array(scale), 2) for ring in rings])
     pieces.sort(key=lambda rings: -np.ptp(rings[0], axis=0).prod())
     return {"type": "FeatureCollection", "features": [_annotation(rings) for rings in pieces]}
 

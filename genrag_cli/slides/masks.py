@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from genrag_cli.errors import SlideError, UsageError
 from genrag_cli.slides.base import Mask, Slide
 from genrag_cli.slides.picture import open_picture
+from genrag_cli.slides.square import from_level0, stretch_of
 from genrag_cli.types import Doubles
 
 MAX_MASK_PIXELS = 400_000_000
@@ -118,18 +119,18 @@ def _fill(path: Path, polygons: list[Polygon], slide: Slide, shape: Sequence[int
     from matplotlib.path import Path as Outline
     from matplotlib.transforms import Affine2D
 
-    corners = np.concatenate([outline for outline, *_ in polygons])
-    low, high, size = corners.min(axis=0), corners.max(axis=0), np.asarray(slide.size)
+    corners, stretch = np.concatenate([outline for outline, *_ in polygons]), stretch_of(slide)
+    low, high, size = corners.min(axis=0), corners.max(axis=0), np.rint(slide.size / np.array(stretch))
     slack = np.maximum(_BEYOND_EDGE * size, 1 / scale)
     if (low < -slack).any() or (high > size + slack).any():
         raise SlideError(
             f"{path}: its polygons reach from x {low[0]:g}, y {low[1]:g} to {high[0]:g}, {high[1]:g}, outside the "
-            f"{size[0]} x {size[1]} px of {slide.path}",
+            f"{size[0]:.0f} x {size[1]:.0f} px of {slide.path}",
             "Coordinates are level-0 px; are they of another slide, or in um?",
         )
     # Outlines one way round and holes the other: what is wound around at all is then tissue.
     rings = [
-        Outline(ring[:: 1 if (_signed_area(ring) > 0) == (i == 0) else -1] * scale, closed=True)
+        Outline(from_level0(ring[:: 1 if (_signed_area(ring) > 0) == (i == 0) else -1], stretch) * scale, closed=True)
         for polygon in polygons
         for i, ring in enumerate(_closed(ring) for ring in polygon)
     ]
@@ -163,8 +164,9 @@ def _stretch(path: Path, marked: Mask, slide: Slide, shape: Sequence[int]) -> Ma
     from PIL import Image
 
     height, width = marked.shape
-    across, down = slide.size
-    if abs(width / height / (across / down) - 1) > _ASPECT_TOLERANCE:
+    (across, down), (x, y) = slide.size, stretch_of(slide)
+    # Of px that are not square, other programs make masks either in their number or in their shape.
+    if all(abs(width / height / ratio - 1) > _ASPECT_TOLERANCE for ratio in (across / down, across / x / (down / y))):
         raise SlideError(
             f"{path}: {width} x {height} px has another aspect ratio than the {across} x {down} px of {slide.path}",
             "A mask covers the whole slide; was it made of another one, or cut?",

@@ -32,6 +32,13 @@ class StatesSides(Protocol):
         """In the order in which sources count."""
 
 
+@runtime_checkable
+class Stretched(Protocol):
+    """A slide whose px were stretched, or one that stands in front of it."""
+
+    stretch: Stretch
+
+
 def present_square(slide: Slide) -> Slide:
     """The slide itself, or, where the first plausible source says that its px are not square, one with square px."""
     stated = slide.pixel_sides() if isinstance(slide, StatesSides) else []
@@ -43,7 +50,7 @@ def present_square(slide: Slide) -> Slide:
 
 def stretch_of(slide: Slide) -> Stretch:
     """By how much the px of a slide were stretched to be square."""
-    return slide.stretch if isinstance(slide, SquareSlide) else (1.0, 1.0)
+    return slide.stretch if isinstance(slide, Stretched) else (1.0, 1.0)
 
 
 def to_level0(points: Doubles, stretch: Stretch) -> Doubles:

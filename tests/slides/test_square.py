@@ -1,7 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
+from genrag_cli.outputs.contours import tissue_geojson
 from genrag_cli.slides import find_tissue, open_slide, plan_tiles, read_tiles, resolve_pixel_size
 from genrag_cli.slides.openslide import OpenSlideSlide
 from genrag_cli.slides.picture import PictureSlide
@@ -64,8 +68,6 @@ def pixel_size(slide):
 
 
 def test_a_slide_of_square_px_is_left_alone(square, tmp_path, section):
-    from PIL import Image
-
     Image.fromarray(section[:9, :9]).save(tmp_path / "small.png")
     with PictureSlide(tmp_path / "small.png") as picture, TiffSlide(
         write(tmp_path / "nearly.tif", section, 0.5, 0.504)
@@ -144,3 +146,22 @@ def test_an_implausible_source_does_not_decide_and_a_second_one_is_compared(path
 def test_pieces_are_counted_in_square_px(paths):
     with present_square(TiffSlide(paths["high"])) as slide:
         assert slide.tile_size(0) == (128, 256)
+
+
+@pytest.mark.parametrize("kind", ["geojson", "px", "shape"])
+def test_tissue_of_a_file_is_in_the_px_of_the_slide(paths, tmp_path, kind):
+    """The left half of a slide whose px are twice as high as wide."""
+    path = tmp_path / "tissue"
+    if kind == "geojson":
+        ring = [[0, 0], [748, 0], [748, 600], [0, 600], [0, 0]]
+        path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    else:
+        side = {"px": (150, 374), "shape": (300, 374)}[kind]
+        Image.fromarray(np.tile(np.arange(side[1]) < side[1] // 2, (side[0], 1))).save(path, "PNG")
+    with present_square(TiffSlide(paths["high"])) as slide:
+        tissue = find_tissue(slide, pixel_size(slide), how=path)
+    assert tissue.mask[:, :93].all()
+    assert not tissue.mask[:, 95:].any()
+    geojson = tissue_geojson(tissue.mask, tuple(tissue.scale * s for s in (1.0, 2.0)))
+    ring = np.array(geojson["features"][0]["geometry"]["coordinates"][0])
+    assert ring.max(axis=0) == pytest.approx([748, 600], abs=8)
