@@ -113,15 +113,23 @@ def check(
     unsafe_pickle: opt.UnsafePickle = False,
     device: opt.Device = None,
     workers: opt.Workers = None,
+    dry_run: opt.DryRun = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
 ) -> None:
     """Load a backbone and embed a few made-up tiles; exit code 1 where it cannot, or where embeddings do not agree."""
-    from genrag_cli.pipeline.backbones import check_backbone
+    from genrag_cli.pipeline.backbones import check_backbone, describe_backbone
     from genrag_cli.pipeline.loading import parse_loading
 
     loading = parse_loading([name], weights or [], backbone_option or [], unsafe_pickle)[name]
+    if dry_run:
+        facts = describe_backbone(name)
+        weights_here = "given" if loading.weights or loading.parts else facts.here
+        typer.echo(f"would load {name} (weights here: {weights_here}) and embed a few made-up tiles", err=True)
+        if json:
+            print_json({"name": name, "weights_here": weights_here, "dry_run": True})
+        return
     run = make_run(ConsoleListener(quiet=quiet), device=device, workers=workers)
     done = check_backbone(name, loading, run.device)
     if json:
@@ -150,17 +158,24 @@ def check(
 @guarded
 def fetch(
     names: Annotated[list[str], typer.Argument(help="Backbones by name.", show_default=False)],
+    dry_run: opt.DryRun = False,
     json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
     """Download the weights of backbones into the hub's cache (HF_HOME; HF_TOKEN for gated ones), and show digests."""
-    from genrag_cli.pipeline.backbones import fetch_backbone
+    from genrag_cli.pipeline.backbones import fetch_backbone, plan_fetch
 
     asked = list(dict.fromkeys(names))
     results: list[dict[str, Any]] = []
     failed: list[GeneragError] = []
     for name in asked:
         try:
+            if dry_run:
+                planned = plan_fetch(name)
+                results.append({"backbone": name, "files": list(planned), "dry_run": True})
+                for text in planned or ("needs no weights",):
+                    typer.echo(f"{name}: {text}", err=True)
+                continue
             done = fetch_backbone(name)
         except GeneragError as error:
             failed.append(error)

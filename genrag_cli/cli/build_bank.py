@@ -100,10 +100,12 @@ def build_bank(
 
     Finished sections are skipped, so a rerun goes on where the last one stopped; what the bank has stays in it.
     """
+    from genrag_cli.backbones.registry import expect_known
     from genrag_cli.cohorts import Reading, open_cohort
     from genrag_cli.pipeline.anchors import AnchorOptions
     from genrag_cli.pipeline.bank_options import BankOptions
     from genrag_cli.pipeline.build_bank import build_bank as build
+    from genrag_cli.pipeline.build_bank import plan_bank
     from genrag_cli.pipeline.embed_sections import FeatureFolder, Source
     from genrag_cli.pipeline.sections import GeneRules, PixelRules
     from genrag_cli.stores.bank import read_manifest
@@ -129,6 +131,11 @@ def build_bank(
     if features is not None:
         expect_alone(backbone, weights, backbone_option, unsafe_pickle=unsafe_pickle, views=views)
         sources = [FeatureFolder(names[0], features, features_key, names_from)]
+    elif dry_run:  # weights are not looked for: that might fetch them
+        for name in names:
+            expect_known(name)
+        plan_bank(cohorts, bank, names, made, listener)
+        return
     else:
         manifest = read_manifest(bank) if (bank / MANIFEST).exists() else None
         sources = load_all(

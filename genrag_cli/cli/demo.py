@@ -19,15 +19,19 @@ def demo(
     workers: opt.Workers = None,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
+    dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
 ) -> None:
     """Run the main job on a made-up cohort: bank from two patients, prediction, score and picture of the third."""
     from genrag_cli.backbones.registry import load_backbone
-    from genrag_cli.pipeline.demo import run_demo
+    from genrag_cli.pipeline.demo import plan_demo, run_demo
 
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
+    if dry_run:
+        plan_demo(out, backbone, listener)
+        return
     run = make_run(listener, device=device, workers=workers, seed=seed, overwrite=overwrite)
     try:
         result = run_demo(out, lambda: load_backbone(backbone, run.device), run, listener)

@@ -20,6 +20,7 @@ def doctor(
     self_test: Annotated[
         bool, typer.Option("--self-test/--no-self-test", help="Predict a made-up slide, about ten seconds.")
     ] = True,
+    dry_run: opt.DryRun = False,
     json: opt.Json = False,
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
 ) -> None:
@@ -27,11 +28,16 @@ def doctor(
 
     Versions, devices, memory, disks, the model hub, weights, the bank, and a small prediction that is checked.
     """
-    from genrag_cli.pipeline.doctor import Patient, examine
+    from genrag_cli.pipeline.doctor import Patient, examine, list_checks
 
     named = bank if bank != opt.DEFAULT_BANK or bank.exists() else None
-    findings = []
-    for found in examine(Patient(backbone, named, out, device, self_test)):
+    patient, findings = Patient(backbone, named, out, device, self_test), []
+    if dry_run:
+        typer.echo(f"would check {', '.join(list_checks(patient))}", err=True)
+        if json:
+            print_json({"checks": list_checks(patient), "dry_run": True})
+        return
+    for found in examine(patient):
         findings.append(found)
         if not json:
             typer.echo(f"{found.state:<8}{found.check}: {found.text}")

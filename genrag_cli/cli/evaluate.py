@@ -73,6 +73,7 @@ def evaluate(
     device: opt.Device = None,
     workers: opt.Workers = None,
     seed: opt.Seed = 0,
+    dry_run: opt.DryRun = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -87,6 +88,13 @@ def evaluate(
             "one of --truth and --protocol is needed",
             "--truth scores a prediction; --protocol holds sections of a cohort or bank out, and predicts them.",
         )
+    if truth is not None and dry_run:
+        from genrag_cli.pipeline.evaluate import plan_evaluation
+
+        plan_evaluation(what, truth, scoring, listener)
+        if json:
+            print_json({"prediction": str(what), "truth": truth, "dry_run": True})
+        return
     if truth is not None:
         _one_prediction(
             what,
@@ -112,6 +120,15 @@ def evaluate(
         tuple(Protocol.parse(text) for text in protocol or ()), parse_presets(preset or ["default"]), folds,
         times, seed, allow_short,
     )  # fmt: skip
+    if dry_run:
+        from genrag_cli.pipeline.protocols.open import plan_protocols
+
+        planned = plan_protocols(
+            what, backbone, bank or out / "bank.zarr", patients, out, asked.protocols, asked.presets, listener
+        )
+        if json:
+            print_json({"protocols": planned, "dry_run": True})
+        return
     run = make_run(listener, device=device, workers=workers, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     try:

@@ -45,6 +45,7 @@ def explain(
     ] = None,
     sweep: Annotated[bool, typer.Option("--sweep/--no-sweep", help="Solve the spot again at other omegas.")] = True,
     workers: opt.Workers = None,
+    dry_run: opt.DryRun = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -52,7 +53,7 @@ def explain(
 ) -> None:  # fmt: skip
     """Take the values of one spot apart: what each reference adds, their tiles, and what another omega would give."""
     from genrag_cli.cli.setup import make_run
-    from genrag_cli.pipeline.explain import ExplainRequest, picture_path
+    from genrag_cli.pipeline.explain import ExplainRequest, picture_path, plan_explanation
     from genrag_cli.pipeline.explain import explain as take_apart
 
     genes = tuple(dict.fromkeys(name.strip() for name in (gene or "").split(",") if name.strip()))
@@ -64,6 +65,11 @@ def explain(
     request = ExplainRequest(
         pred, spot, target, genes, bank, slide, top, truth, sweep, run, listener
     )  # fmt: skip
+    if dry_run:
+        planned = plan_explanation(request)
+        if json:
+            print_json({"prediction": str(pred), "picture": str(target), "genes": planned.tolist(), "dry_run": True})
+        return
     try:
         found = take_apart(request)
     finally:

@@ -21,6 +21,7 @@ def export(
         typer.Option("--out", help="File to write. Default: beside the prediction, NAME.expression.h5ad."),
     ] = None,
     overwrite: opt.Overwrite = False,
+    dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
@@ -30,6 +31,6 @@ def export(
 
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
     try:
-        export_expression(pred, out, genes, bank, overwrite=overwrite, listener=listener)
+        export_expression(pred, out, genes, bank, overwrite=overwrite, dry_run=dry_run, listener=listener)
     finally:
         listener.close()

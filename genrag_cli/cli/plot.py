@@ -43,6 +43,7 @@ def plot(
         ),
     ] = None,
     seed: opt.Seed = 0,
+    dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
     debug: opt.Debug = False,  # noqa: ARG001 - read by `guarded`
@@ -56,4 +57,4 @@ def plot(
         raise typer.BadParameter("it names no gene", param_hint="--genes")
     target = out or pred.with_name(f"{pred.name.removesuffix(pred.suffix)}.{kind}.png")
     listener = ConsoleListener(quiet=quiet, verbose=verbose)
-    draw(PlotRequest(pred, target, names, truth, seed, listener), kind)
+    draw(PlotRequest(pred, target, names, truth, seed, dry_run, listener), kind)

@@ -176,12 +176,26 @@ def fetch_backbone(name: str) -> tuple[Fetched, ...]:
     Raises:
         BackboneError: for a plug-in without a sheet, and for a file that cannot be had.
     """
+    sheet, files = _known_files(name)
+    return tuple(_fetch(sheet, placed) for placed in files)
+
+
+def _known_files(name: str) -> tuple[BackboneSheet, tuple[PlacedFile, ...]]:
     facts = describe_backbone(name)
     if facts.sheet is None or facts.family:
         what = f"{name} is a family" if facts.family else f"backbone {name} ({facts.package}) has no sheet"
         remedy = f"Name one: generag backbones fetch {name}:NAME" if facts.family else "Its own manual may know."
         raise BackboneError(f"{what}, so nobody knows what to fetch for it", remedy)
-    return tuple(_fetch(facts.sheet, placed) for placed in facts.files)
+    return facts.sheet, facts.files
+
+
+def plan_fetch(name: str) -> tuple[str, ...]:
+    """What `fetch_backbone` would do, a line for each file; touches neither network nor disk.
+
+    Raises:
+        BackboneError: as `fetch_backbone`, for a plug-in without a sheet.
+    """
+    return tuple(_plan(placed) for placed in _known_files(name)[1])
 
 
 def make_tiles(side: int) -> NDArray[np.uint8]:
@@ -215,6 +229,17 @@ def _encode(backbone: Backbone, tiles: NDArray[np.uint8]) -> Floats:
     if not np.isfinite(values).all():
         raise BackboneError(f"backbone {name}: embeddings of made-up tiles are not finite", _BLAME.format(name))
     return values
+
+
+def _plan(placed: PlacedFile) -> str:
+    file = placed.file
+    if placed.path is not None:
+        return f"is here: {placed.path}"
+    if file.package:
+        return f"comes with the package {file.package}, which is not installed"
+    if not file.repo:
+        return f"nowhere on a hub. {file.where}".strip()
+    return f"would fetch {' or '.join(file.filenames)} of {file.repo} at {file.revision or 'no pinned revision'}"
 
 
 def _fetch(sheet: BackboneSheet, placed: PlacedFile) -> Fetched:

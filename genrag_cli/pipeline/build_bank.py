@@ -84,12 +84,11 @@ def build_bank(
         SomeInputsFailed: where `skip_bad` left sections out; the rest is done.
     """
     taken = [s if isinstance(s, Loaded | FeatureFolder) else Loaded(s) for s in sources]
+    if run.dry_run:
+        plan_bank(cohorts, folder, [s.name for s in taken], options, listener)
+        return
     chosen = _choose(cohorts, options, listener)
     anchors = _settle_anchors(cohorts, options, listener)
-    if run.dry_run:
-        names = ", ".join(s.name for s in taken)
-        listener.say(f"would build {folder} from {len(chosen)} sections with {names}")
-        return
     with writer_lock(folder, BankError):
         writer = BankWriter(folder)
         # First of all: neither genes nor geometry of a new bank may come from a section that is left out.
@@ -140,6 +139,23 @@ def build_bank(
         raise SomeInputsFailed(f"{len(failed)} of {len(chosen)} sections are not in the bank. {shown}")
     if bare:
         raise SomeInputsFailed(f"{len(bare)} of {len(chosen)} sections have no thumbnails: {', '.join(bare)}")
+
+
+def plan_bank(
+    cohorts: Sequence[Cohort], folder: Path, names: Sequence[str], options: BankOptions, listener: Listener
+) -> None:
+    """Says what `build_bank` would build, with its refusals of what is asked; needs no backbone, and writes nothing.
+
+    Args:
+        cohorts: the sections.
+        folder: the bank.
+        names: of the backbones.
+        options: of the bank.
+        listener: told.
+    """
+    chosen = _choose(cohorts, options, listener)
+    _settle_anchors(cohorts, options, listener)
+    listener.say(f"would build {folder} from {len(chosen)} sections with {', '.join(names)}")
 
 
 def _choose(cohorts: Sequence[Cohort], options: BankOptions, listener: Listener) -> list[_Given]:

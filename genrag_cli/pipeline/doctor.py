@@ -58,6 +58,17 @@ class Patient:
 
 def examine(patient: Patient) -> Iterator[Finding]:
     """`generag doctor`: yields findings as they are made; it always ends."""
+    for name, check, limit_s in _checks(patient):
+        yield from within(name, check, limit_s)
+
+
+def list_checks(patient: Patient) -> list[str]:
+    """The names of what `examine` would check."""
+    return [name for name, _, _ in _checks(patient)]
+
+
+def _checks(patient: Patient) -> list[tuple[str, Callable[[], list[Finding]], float]]:
+    """Names, what is done, and seconds that it may take; the hub is judged by what the weights before it said."""
     weights_here: list[bool] = []
     checks: list[tuple[str, Callable[[], list[Finding]], float]] = [
         ("versions", _versions, LIMIT_S * 6),
@@ -72,8 +83,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     ]
     if patient.self_test:
         checks.append(("self-test", lambda: _self_test(patient.device), SELF_TEST_S))
-    for name, check, limit_s in checks:
-        yield from within(name, check, limit_s)
+    return checks
 
 
 def within(name: str, check: Callable[[], list[Finding]], limit_s: float) -> list[Finding]:

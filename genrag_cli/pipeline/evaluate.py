@@ -59,9 +59,7 @@ def evaluate_prediction(
         CohortError: for truth that cannot be read, or shares no spots or no genes.
         UsageError: for an unknown scoring, or one that the prediction's scale cannot be brought to.
     """
-    if scoring is not None and scoring not in SCORINGS:
-        raise UsageError(f"--scoring {scoring} asked; no codebase is called so", nearest(scoring, SCORINGS))
-    prediction = read_expression(path)
+    prediction = _read(path, scoring)
     var, scale = prediction.var, prediction.expression.scale
     genes = prediction.expression.genes
     measured = read_measured(truth, prediction, listener, rules)
@@ -87,6 +85,25 @@ def evaluate_prediction(
     )
     codebase = None if scoring is None else score_as(scoring, prediction, measured)
     return Evaluated(scores, prediction, claims_of(prediction, measured, wide), leaks, codebase)
+
+
+def plan_evaluation(path: Path, truth: str, scoring: str | None, listener: Listener) -> None:
+    """Says what `evaluate_prediction` would compare, with its refusals of prediction and truth; scores nothing."""
+    prediction = _read(path, scoring)
+    measured = read_measured(truth, prediction, listener, AS_NAMED)
+    expression = prediction.expression
+    shared = lay_beside(expression, measured, expression.genes[np.isin(expression.genes, measured.genes)])
+    listener.say(
+        f"would score {path} against {truth}: {len(shared.rows)} of {len(prediction.names)} spots and "
+        f"{len(shared.genes)} of {len(expression.genes)} genes were measured; nothing is written"
+    )
+
+
+def _read(path: Path, scoring: str | None) -> StoredPrediction:
+    """A prediction with expression; UsageError for an unknown scoring, before anything is read."""
+    if scoring is not None and scoring not in SCORINGS:
+        raise UsageError(f"--scoring {scoring} asked; no codebase is called so", nearest(scoring, SCORINGS))
+    return read_expression(path)
 
 
 def global_places(prediction: StoredPrediction) -> Ints:

@@ -4,10 +4,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genrag_cli.cohorts import Measured
 from genrag_cli.errors import CohortError, FeaturesError, SlideError, UsageError, nearest
 from genrag_cli.genes.align import columns
 from genrag_cli.outputs.figures import Explanation, OmegaSweep, Reference, draw_explanation, figure_format
@@ -20,6 +22,7 @@ from genrag_cli.pipeline.plot import N_PICKED, pick_genes
 from genrag_cli.pipeline.reported import patients_of
 from genrag_cli.pipeline.thumbnails import FROM_BANK, FROM_SLIDE, reference_tiles
 from genrag_cli.pipeline.truth import lay_beside, read_measured
+from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.pipeline.value_terms import Formula, Terms
 from genrag_cli.slides import open_slide, read_tiles
 from genrag_cli.stores.bank import Bank
@@ -108,6 +111,18 @@ class Explained:
         return np.asarray(self.terms.contributions[after:].sum(axis=0), np.float64)
 
 
+class _Asked(NamedTuple):
+    """What a request names, read."""
+
+    stored: StoredPrediction
+    bank: Bank
+    tuning: Tuning | None
+    truth: Measured | None
+    row: int
+    """Of the spot."""
+    genes: Strings
+
+
 def explain(request: ExplainRequest) -> Explained:
     """`generag explain`: explains a spot and draws it.
 
@@ -123,13 +138,8 @@ def explain(request: ExplainRequest) -> Explained:
         OutputError: for something that is no prediction, or another ending of the picture's name.
         CohortError: for truth that cannot be read, or that did not measure a gene asked for.
     """
-    figure_format(request.out)
-    listener = request.listener
-    stored = read_prediction(request.path)
-    row = _find_spot(stored, request.spot)
-    bank, tuning = open_bank_of(stored, request.bank)
-    truth = None if request.truth is None else read_measured(request.truth, stored, listener)
-    genes = _choose_genes(request, stored, bank, None if truth is None else truth.genes)
+    asked = _settle(request)
+    stored, bank, tuning, truth, row, genes, listener = (*asked, request.listener)
     formula = Formula.of(stored, bank, tuning, row, columns(bank.genes, genes))
 
     own = stored.codes.rows(slice(row, row + 1))
@@ -167,6 +177,24 @@ def explain(request: ExplainRequest) -> Explained:
         notes=tuple(notes), top=request.top,
     )  # fmt: skip
     return _draw(request, stored, bank, rows, found)
+
+
+def plan_explanation(request: ExplainRequest) -> Strings:
+    """The genes that `explain` would explain, with the same refusals; says what it would write, and writes nothing."""
+    genes = _settle(request).genes
+    request.listener.say(f"would write {request.out}: spot {request.spot}, {', '.join(genes.tolist())}")
+    return genes
+
+
+def _settle(request: ExplainRequest) -> _Asked:
+    """Reads what a request names, and refuses what cannot be explained."""
+    figure_format(request.out)
+    stored = read_prediction(request.path)
+    row = _find_spot(stored, request.spot)
+    bank, tuning = open_bank_of(stored, request.bank)
+    truth = None if request.truth is None else read_measured(request.truth, stored, request.listener)
+    genes = _choose_genes(request, stored, bank, None if truth is None else truth.genes)
+    return _Asked(stored, bank, tuning, truth, row, genes)
 
 
 def picture_path(path: Path, spot: str) -> Path:

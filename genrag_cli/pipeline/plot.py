@@ -3,6 +3,7 @@
 Each kind of picture is a function of a `PlotRequest`; `KINDS` is the table of them.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,10 @@ _LOOKED_AT = 300
 """How many genes are looked through for these."""
 
 
+Drawing = tuple[str, Callable[[], None]]
+"""What is on a picture in words, and what draws it."""
+
+
 @dataclass(frozen=True)
 class PlotRequest:
     """What is to be drawn of what."""
@@ -43,6 +48,8 @@ class PlotRequest:
     """Measured counts: an .h5ad, or COHORT:SECTION."""
     seed: int = 0
     """Of the shuffled spots."""
+    dry_run: bool = False
+    """Say what would be drawn, and draw nothing."""
     listener: Listener = field(default_factory=Listener)
 
 
@@ -54,7 +61,7 @@ def plot(request: PlotRequest, kind: str) -> Path:
         kind: one of `KINDS`.
 
     Returns:
-        The file that was written; one that was there is replaced.
+        The file that was written, or would be; one that was there is replaced.
 
     Raises:
         UsageError: for an unknown kind, and for what a kind does not take or lacks.
@@ -64,22 +71,27 @@ def plot(request: PlotRequest, kind: str) -> Path:
     if kind not in KINDS:
         raise UsageError(f"--kind {kind} asked", f"Known: {', '.join(KINDS)}")
     figure_format(request.out)
-    said = KINDS[kind](request)
+    said, draw = KINDS[kind](request)
+    if request.dry_run:
+        request.listener.say(f"would write {request.out}: {said}")
+        return request.out
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    draw()
     request.listener.say(f"{request.out}: {said}")
     return request.out
 
 
-def plot_maps(request: PlotRequest) -> str:
+def plot_maps(request: PlotRequest) -> Drawing:
     """Expression over the slide, beside the measured one where that is given."""
     if len(request.genes) > MAX_GENES:
         raise UsageError(f"{len(request.genes)} genes asked; one picture shows at most {MAX_GENES}", "Draw several.")
-    genes = draw_prediction(
+    genes, draw = prepare_maps(
         request.out, read_expression(request.path), request.genes, truth=request.truth, listener=request.listener
     )
-    return f"{', '.join(genes)}, predicted" + (" and measured" if request.truth else "")
+    return f"{', '.join(genes)}, predicted" + (" and measured" if request.truth else ""), draw
 
 
-def plot_ranks(request: PlotRequest) -> str:
+def plot_ranks(request: PlotRequest) -> Drawing:
     """Correlation of all predicted and measured genes by rank, beside that of shuffled spots."""
     if request.truth is None:
         raise UsageError("--kind ranks compares with measured counts", "Give them: --truth FILE|COHORT:SECTION")
@@ -90,13 +102,15 @@ def plot_ranks(request: PlotRequest) -> str:
     both = lay_beside(prediction.expression, measured, prediction.expression.genes)
     if not len(both.genes):
         raise CohortError(f"none of the predicted genes was measured in {request.truth}")
-    curves = [("prediction", both.correlate()), ("shuffled spots", shuffled_ranks(both, request.seed))]
-    request.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_gene_ranks(request.out, curves, title=prediction.slide_id)
-    return f"{len(both.genes)} genes at {len(both.rows)} measured spots"
+
+    def draw() -> None:
+        curves = [("prediction", both.correlate()), ("shuffled spots", shuffled_ranks(both, request.seed))]
+        draw_gene_ranks(request.out, curves, title=prediction.slide_id)
+
+    return f"{len(both.genes)} genes at {len(both.rows)} measured spots", draw
 
 
-def plot_tuning(request: PlotRequest) -> str:
+def plot_tuning(request: PlotRequest) -> Drawing:
     """What was tried when a bank was tuned, of a bank or of the bank of a prediction."""
     if request.genes or request.truth is not None:
         raise UsageError("--kind tuning draws settings", "Leave --genes and --truth out.")
@@ -110,13 +124,12 @@ def plot_tuning(request: PlotRequest) -> str:
         _, found = open_bank_of(read_prediction(request.path), None)
     if found is None:
         raise UsageError(f"--kind tuning asked; {request.path} is not tuned", "Tune the bank: generag tune BANK")
-    request.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_tuning(request.out, found.about)
-    return f"{len(found.about['tried'])} settings, {found.about['n_folds']} folds ({found.about['rule']})"
+    said = f"{len(found.about['tried'])} settings, {found.about['n_folds']} folds ({found.about['rule']})"
+    return said, functools.partial(draw_tuning, request.out, found.about)
 
 
-KINDS: dict[str, Callable[[PlotRequest], str]] = {"maps": plot_maps, "ranks": plot_ranks, "tuning": plot_tuning}
-"""Draws a kind of picture, and says in words what is on it."""
+KINDS: dict[str, Callable[[PlotRequest], Drawing]] = {"maps": plot_maps, "ranks": plot_ranks, "tuning": plot_tuning}
+"""Reads what a kind of picture needs, and refuses what cannot be drawn."""
 
 
 def draw_prediction(
@@ -133,6 +146,30 @@ def draw_prediction(
 
     Returns:
         The genes that were drawn.
+
+    Raises:
+        GeneragError: as `prepare_maps`.
+    """
+    chosen, draw = prepare_maps(out, prediction, genes, truth=truth, listener=listener)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw()
+    return chosen
+
+
+def prepare_maps(
+    out: Path, prediction: StoredPrediction, genes: Sequence[str] = (), *, truth: str | None, listener: Listener
+) -> tuple[tuple[str, ...], Callable[[], None]]:
+    """Everything of `draw_prediction` but the drawing.
+
+    Args:
+        out: file to write.
+        prediction: with expression.
+        genes: which; none: `pick_genes`.
+        truth: an .h5ad of counts, or COHORT:SECTION.
+        listener: told what the reader of the truth has to say.
+
+    Returns:
+        The genes, and what draws them.
 
     Raises:
         UsageError: for genes that the prediction does not have.
@@ -156,14 +193,12 @@ def draw_prediction(
         beside, r = np.full(predicted.shape, np.nan), both.correlate().tolist()
         beside[both.rows] = both.measured
     images, factors = prediction.spatial.get("images"), prediction.spatial["scalefactors"]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw_maps(
-        out, prediction.centres, chosen, predicted, beside, r,
+    return chosen, functools.partial(
+        draw_maps, out, prediction.centres, chosen, predicted, beside, r,
         thumbnail=None if images is None else np.asarray(images["hires"]),
         thumb_scale=1.0 if images is None else 1 / float(factors["tissue_hires_scalef"]),
         unit=expression.scale.name, title=prediction.slide_id,
     )  # fmt: skip
-    return chosen
 
 
 def pick_genes(prediction: StoredPrediction, n: int = N_PICKED, among: Strings | None = None) -> tuple[str, ...]:
