@@ -9,7 +9,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,13 @@ from genrag_cli.pipeline.feed import AHEAD
 from genrag_cli.pipeline.guess import first_guess
 from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.options import RunOptions, SolveOptions
-from genrag_cli.pipeline.query import Query
+from genrag_cli.pipeline.query import Embedded, Query
 from genrag_cli.pipeline.query_space import SEARCH_QUERIES, QuerySpace, bank_blocks
 from genrag_cli.reconstruction import BLOCK_VALUES, KEEP_VALUES, reconstruct
 from genrag_cli.retrieval.memory import chunk_bytes
 from genrag_cli.slides import Slide, read_tiles
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Floats, Ints, Listener, SparseCodes, TileBatch, TileGrid
-from genrag_cli.units import Microns, TilePx
 
 RUN = 8
 """Neighbouring tiles that are read one after the other, as a whole slide is read."""
@@ -324,13 +323,12 @@ def chunk_of(space: QuerySpace, n: int) -> int:
 def _few(slide: Slide, grid: TileGrid, loaded: Loaded, run: RunOptions) -> Query:
     """A query of a few spots, for what makes first guesses."""
 
-    def tiles(fov_um: float, tile_px: int, rows: Ints) -> Iterator[TileBatch]:
-        other = replace(grid.rows(rows), fov_um=Microns(fov_um), tile_px=TilePx(tile_px))
+    def tiles(other: TileGrid) -> Iterator[TileBatch]:
         return read_tiles(slide, other, batch=RUN, workers=run.workers)
 
     none = np.zeros((0, loaded.backbone.card.dim), np.float32)
     return Query(
-        slide.slide_id, grid, loaded.backbone.card, "", {}, lambda _: (none, none), tiles,
+        slide.slide_id, grid, loaded.backbone.card, "", {}, lambda: Embedded(none, none, grid, {}), tiles,
         options=record(loaded.loading)["options"],
     )  # fmt: skip
 

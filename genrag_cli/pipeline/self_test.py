@@ -14,10 +14,12 @@ from genrag_cli.cohorts import open_cohort
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import read_prediction
 from genrag_cli.pipeline.bank_options import BankOptions
+from genrag_cli.pipeline.batch.work import do_one
 from genrag_cli.pipeline.build_bank import build_bank
+from genrag_cli.pipeline.loading import Loaded
 from genrag_cli.pipeline.options import RunOptions, SlideOptions, SolveOptions
 from genrag_cli.pipeline.query_space import QuerySpace
-from genrag_cli.pipeline.retrieve import retrieve_slide
+from genrag_cli.pipeline.retrieve import Retrieval
 from genrag_cli.retrieval.reference import coordinate_descent
 from genrag_cli.retrieval.solve import solve
 from genrag_cli.stores.bank import Bank
@@ -83,11 +85,9 @@ def run_self_test(device: str | None = None) -> SelfTest:
         build_bank([cohort], root / "bank.zarr", [backbone], BankOptions(exclude=(held.name,)), run, quiet)
         bank, asked = Bank.open(root / "bank.zarr", BACKBONE), SolveOptions(active=REFERENCES, gap=GAP)
         with QuerySpace.of(bank, asked, run, quiet, scratch=root) as space:
-            done = retrieve_slide(
-                held.slide, root / "p.h5ad", bank, space, backbone, slide_options=SlideOptions(), solve_options=asked,
-                genes="all", expression=True, run=run, listener=quiet,
-            )  # fmt: skip
-        stored = read_prediction(done.path)
+            work = Retrieval(bank, space, Loaded(backbone), root / "p.h5ad", SlideOptions(), asked, run, genes="all")
+            path, _ = do_one(work, held.slide, quiet)
+        stored = read_prediction(path)
         gaps = stored.obs[keys.GAP].to_numpy(np.float64)
         references = float(stored.codes.n_active.mean()) if len(gaps) else 0.0
         finite = bool(np.isfinite(stored.expression.values).all())
