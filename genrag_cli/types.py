@@ -37,7 +37,9 @@ def fingerprint(*parts: Any) -> str:
             return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, np.ndarray):
             body = (
-                "\n".join(value.tolist()).encode() if value.dtype.kind == "U" else np.ascontiguousarray(value).tobytes()
+                "\n".join(value.tolist()).encode()
+                if value.dtype.kind == "U"
+                else np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
             )
             kind = "U" if value.dtype.kind == "U" else value.dtype.str
             return [kind, list(value.shape), hashlib.sha256(body).hexdigest()]

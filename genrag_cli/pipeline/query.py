@@ -204,7 +204,8 @@ def query_features(
             "Are the features of this slide? Coordinates are level-0 px, x to the right and y down.",
         )
     places = lattice_places(centres, pitch / pixel_size.mpp)
-    values = np.ascontiguousarray(features.values[order])
+    in_order = np.array_equal(order, np.arange(len(order)))
+    values = features.values if in_order else np.ascontiguousarray(features.values[order])
     expect_fov(bank, features, pixel_size.mpp)
     fov = fov_of(features, pixel_size.mpp) or tile_um(bank.geometry, pixel_size.mpp)
     grid = TileGrid(

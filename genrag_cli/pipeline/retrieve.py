@@ -230,6 +230,9 @@ class Retrieval:
             "python": platform.python_version(),
         }
         obs, obsm, patients = describe_weights(codes, bank)
+        if space.tuning is not None:
+            obsm[keys.COMPONENTS] = space.tuning.basis.scores(ready)
+        del features, sample, ready, queries, stands_for  # what is as large as the slide, before expression is too
         prediction = Prediction(
             grid=grid,
             codes=codes,
@@ -248,7 +251,7 @@ class Retrieval:
                 **obs,
                 **describe_trust(space, morphology, anchor, n_context),
             },
-            obsm=obsm | ({} if space.tuning is None else {keys.COMPONENTS: space.tuning.basis.scores(ready)}),
+            obsm=obsm,
             bank_patients=patients,
             var=describe_genes(bank, self.chosen, space.scale, space.anchors.genes, space.tuning),
             thumbnail=query.thumbnail(),

@@ -1,5 +1,6 @@
 """Codes and bank -> expression -> a file that appears when it is whole, block of rows by block of rows."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import Prediction, write_prediction
 from genrag_cli.pipeline.query_space import bank_blocks
 from genrag_cli.pipeline.tuning.tuning import Tuning
-from genrag_cli.reconstruction import Presence, reconstruct
+from genrag_cli.reconstruction import Presence, ahead, reconstruct
 from genrag_cli.stores.atomic import new_file, new_folder
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.seal import MARK
@@ -29,7 +30,7 @@ def write_expression(
     presence = Presence.of(bank.measured[:, chosen], section_of, mean)
     walk, centre = bank_blocks(bank, chosen, scale), mean if centred else None
     blend = None if tuning is None else tuning.blend(prediction.obsm[keys.COMPONENTS], bank, chosen)
-    blocks = reconstruct(prediction.codes, walk, len(chosen), centre, presence, blend)
+    blocks = ahead(reconstruct(prediction.codes, walk, len(chosen), centre, presence, blend))
     total, n_missing = len(prediction.grid), 0
 
     def watched() -> Any:
@@ -43,7 +44,7 @@ def write_expression(
             listener.progress(Progress(f"write {target.name}", done, total))
 
     making = new_folder if target.suffix == ".zarr" else new_file
-    with making(target, sealed=True) as temporary, settled():
+    with making(target, sealed=True) as temporary, settled(), closing(blocks):
         write_prediction(temporary, prediction, watched(), as_h5ad=target.suffix == ".h5ad", mark=MARK)
     if presence is not None:
         listener.say(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from genrag_cli.errors import SolverError, UsageError
+from genrag_cli.retrieval.dictionary import ROWS_AT_ONCE
 from genrag_cli.retrieval.problem import Batch
 from genrag_cli.retrieval.scan import Scan
 from genrag_cli.retrieval.solve import solve
@@ -68,7 +69,11 @@ class StrengthRule:
 
     def of(self, queries: Floats) -> tuple[Floats, Floats]:
         """l1 (n,) and l2 (n,) of queries (m, n)."""
-        size = np.linalg.norm(np.asarray(queries, np.float64), axis=0) ** self.power
+        size = np.empty(queries.shape[1])
+        for low in range(0, len(size), ROWS_AT_ONCE):
+            part = slice(low, low + ROWS_AT_ONCE)
+            size[part] = np.linalg.norm(np.asarray(queries[:, part], np.float64), axis=0)
+        size **= self.power
         return np.asarray(self.l1 * size, np.float32), np.asarray(self.l2 * size, np.float32)
 
 
