@@ -35,6 +35,10 @@ def inspect(
     strict_mpp: opt.StrictMpp = False,
     fov_um: opt.FovUm = None,
     pitch_um: opt.PitchUm = None,
+    overlap: opt.Overlap = None,
+    lattice: opt.LatticeKind = "square",
+    tissue: opt.TissueHow = "density",
+    min_tissue: opt.MinTissue = 0.5,
     device: opt.Device = None,
     workers: opt.Workers = None,
     seed: opt.Seed = 0,
@@ -46,23 +50,25 @@ def inspect(
 
     Nothing is written. The forecast is an extrapolation, for the backbone and the bank on this machine as it is now.
     """
-    from genrag_cli.pipeline.inspect import inspect_slide
+    from genrag_cli.pipeline.batch.inputs import find_jobs
+    from genrag_cli.pipeline.inspect import inspect_slide, local_path
     from genrag_cli.pipeline.options import SlideOptions
 
     listener = ConsoleListener(quiet=quiet)
-    options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots)
+    options = SlideOptions(mpp, strict_mpp, fov_um, pitch_um, spots, tissue, lattice, overlap, min_tissue)
+    jobs = find_jobs(slides)
     results: list[dict[str, Any]] = []
     failed: list[GeneragError] = []
     loading = {"weights": weights, "options": backbone_option, "unsafe_pickle": unsafe_pickle, "views": views}
     run = make_run(listener, device=device, workers=workers, seed=seed)
     with _against(bank, backbone, loading, options, run, listener, genes=genes, forecast=forecast) as against:
-        for slide in slides:
+        for job in jobs:
             try:
-                found = inspect_slide(slide, options, against)
+                found = inspect_slide(local_path(job), job.settle(options), against)
             except GeneragError as error:
                 failed.append(error)
-                results.append({"slide": str(slide), "error": error.message, "hint": error.hint})
-                if len(slides) > 1:
+                results.append({"slide": job.slide, "error": error.message, "hint": error.hint})
+                if len(jobs) > 1:
                     show_error(error)
                 continue
             results.append(describe(found))
@@ -74,12 +80,12 @@ def inspect(
                 "slides": results, "backbone": backbone, "bank": str(bank) if against.geometry else None,
                 "machine": machine,
             })  # fmt: skip
-    if failed and len(slides) == 1:
+    if failed and len(jobs) == 1:
         raise failed[0]
     if failed:
         names = ", ".join(str(one["slide"]) for one in results if "error" in one)
-        kind = SomeInputsFailed if len(failed) < len(slides) else GeneragError
-        raise kind(f"{len(failed)} of {len(slides)} slides cannot be used: {names}", "The reasons stand above.")
+        kind = SomeInputsFailed if len(failed) < len(jobs) else GeneragError
+        raise kind(f"{len(failed)} of {len(jobs)} slides cannot be used: {names}", "The reasons stand above.")
 
 
 @contextlib.contextmanager

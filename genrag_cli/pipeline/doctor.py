@@ -175,7 +175,9 @@ def _memory() -> list[Finding]:
 
 def _disk(what: str, folder: Path) -> Finding:
     """Whether a folder, or the nearest one that is there, can be written: a file, flushed to disk and renamed."""
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir():
+        return Finding(what, "problem", f"{folder}: {there} is a file", "Give a folder.")
     name = f".generag-doctor-{os.getpid()}-{time.monotonic_ns()}"
     first, second = there / f"{name}.partial", there / name
     began = time.perf_counter()

@@ -24,7 +24,7 @@ from genrag_cli.pipeline.query import Embedded, Query
 from genrag_cli.pipeline.query_space import SEARCH_QUERIES, QuerySpace, bank_blocks
 from genrag_cli.reconstruction import BLOCK_VALUES, KEEP_VALUES, reconstruct
 from genrag_cli.retrieval.memory import chunk_bytes
-from genrag_cli.slides import Slide, read_tiles
+from genrag_cli.slides import Slide, read_tiles, reading_order
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Floats, Ints, Listener, SparseCodes, TileBatch, TileGrid
 
@@ -62,7 +62,7 @@ class Sizes:
     overview_px: int
     """Pixels of the overview on which tissue was looked for."""
     resident: int
-    """Bytes that this process and its children hold with the backbone loaded, before slide and bank."""
+    """Bytes that this process holds with the backbone loaded and no bank yet, and the one that decodes."""
     bank_spots: int = 0
     """N"""
     anchors: int = 0
@@ -157,6 +157,8 @@ class TileRates:
     embeddings: Floats | None
     """(k, d)"""
     n_read: int
+    n_bad: int
+    """Of these, tiles that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -174,31 +176,34 @@ class SolveRates:
     references: float
 
 
-def sample_runs(n: int) -> list[Ints]:
-    """Runs of neighbouring rows, spread evenly over n rows; all rows where there are no more than that."""
+def sample_runs(n: int) -> Ints:
+    """Runs of neighbouring places, spread evenly over n places; all of them where there are no more than that."""
     if n <= RUN * RUNS:
-        return [np.arange(low, min(low + RUN, n)) for low in range(0, n, RUN)]
+        return np.arange(n, dtype=np.int64)
     starts = np.linspace(0, n - RUN, RUNS).astype(np.int64)
     # The middle first: a rim alone would stand for the slide where time is short.
     order = sorted(range(RUNS), key=lambda i: abs(i - (RUNS - 1) / 2))
-    return [np.arange(starts[i], starts[i] + RUN) for i in order]
+    return np.concatenate([np.arange(starts[i], starts[i] + RUN) for i in order])
 
 
 def measure_tiles(slide: Slide, grid: TileGrid, backbone: Backbone | None, workers: int) -> TileRates:
-    """Reads and encodes a few tiles of a grid that is not empty; about twice `ENOUGH_S` at most, and one run more.
+    """Reads and encodes a few tiles of a grid that is not empty; about twice `ENOUGH_S`, and a batch more.
 
     Raises:
-        SlideError: where a tile cannot be read.
+        SlideError: where the slide can no longer be read at all.
     """
+    wanted = reading_order(slide, grid)[sample_runs(len(grid))]
     began, batches = time.perf_counter(), []
-    for rows in sample_runs(len(grid)):
-        batches += list(read_tiles(slide, grid, rows, batch=RUN, workers=workers))
-        if time.perf_counter() - began > ENOUGH_S:
-            break
-    n_read = sum(len(b.rows) for b in batches)
+    with contextlib.closing(read_tiles(slide, grid, wanted, batch=RUN, workers=workers)) as reading:
+        for batch in reading:
+            batches.append(batch)
+            if time.perf_counter() - began > ENOUGH_S:
+                break
+    rows = np.concatenate([b.rows for b in batches])
+    n_read, n_bad = len(rows), sum(len(b.bad) for b in batches)
     read_s = (time.perf_counter() - began) / n_read
     if backbone is None:
-        return TileRates(np.concatenate([b.rows for b in batches]), read_s, None, None, n_read)
+        return TileRates(rows, read_s, None, None, n_read, n_bad)
     backbone.encode(batches[0].pixels[:1])  # the first call of a network makes things that the others find
     began, encoded = time.perf_counter(), []
     for batch in batches:
@@ -206,8 +211,8 @@ def measure_tiles(slide: Slide, grid: TileGrid, backbone: Backbone | None, worke
         if time.perf_counter() - began > ENOUGH_S:
             break
     values = np.concatenate(encoded)
-    rows = np.concatenate([b.rows for b in batches])[: len(values)]
-    return TileRates(rows, read_s, (time.perf_counter() - began) / len(values), values, n_read)
+    encode_s = (time.perf_counter() - began) / len(values)
+    return TileRates(rows[: len(values)], read_s, encode_s, values, n_read, n_bad)
 
 
 def measure_queries(
@@ -301,16 +306,32 @@ def between(queries: Floats, n: int, seed: int) -> Floats:
 
 
 def resident_bytes() -> int:
-    """Memory that this process and its children hold now; 0 where the system does not say."""
-    found = 0
-    waiting = [Path("/proc/self")]
+    """Memory that this process holds now, without its children; 0 where the system does not say."""
+    return _resident(Path("/proc/self"))
+
+
+def children_bytes() -> int:
+    """Memory that the processes which this one started hold now, such as the one that decodes slides."""
+    found, waiting = 0, _children(Path("/proc/self"))
     while waiting:
-        folder = waiting.pop()
-        with contextlib.suppress(OSError, ValueError):  # a child may end meanwhile
-            status = (folder / "status").read_text(encoding="ascii", errors="replace")
-            found += sum(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-            for task in (folder / "task").iterdir():
-                waiting += [Path("/proc") / pid for pid in (task / "children").read_text(encoding="ascii").split()]
+        child = waiting.pop()
+        found += _resident(child)
+        waiting += _children(child)
+    return found
+
+
+def _resident(process: Path) -> int:
+    with contextlib.suppress(OSError, ValueError):  # it may end meanwhile
+        lines = (process / "status").read_text(encoding="ascii", errors="replace").splitlines()
+        return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return 0
+
+
+def _children(process: Path) -> list[Path]:
+    found: list[Path] = []
+    with contextlib.suppress(OSError):
+        for task in (process / "task").iterdir():
+            found += [Path("/proc") / pid for pid in (task / "children").read_text(encoding="ascii").split()]
     return found
 
 

@@ -11,15 +11,16 @@ import numpy as np
 
 from genrag_cli.errors import SlideError, UsageError
 from genrag_cli.pipeline.bank_rows import BYTES_EACH, SHARE
+from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.pipeline.forecast import (
     Forecast,
     Sizes,
     SolveRates,
+    children_bytes,
     chunk_of,
     extrapolate,
     measure_queries,
     measure_tiles,
-    resident_bytes,
 )
 from genrag_cli.pipeline.gene_choice import choose_genes
 from genrag_cli.pipeline.geometry import Geometry
@@ -89,7 +90,7 @@ class Against:
     space: QuerySpace | None = None
     genes: str = "5000"
     resident: int = 0
-    """`resident_bytes()` with the backbone loaded and no bank yet."""
+    """`forecast.resident_bytes()` with the backbone loaded and no bank yet."""
     trained_fov: float | None = None
     tile_px: int | None = None
     """As the backbone takes it; None where no backbone is known."""
@@ -121,6 +122,17 @@ def expect_room(bank: Bank) -> str:
         f"the bank takes {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB that are free, so it would stream from disk: "
         "solving was not measured"
     )
+
+
+def local_path(job: Job) -> Path:
+    """Where a job's slide lies.
+
+    Raises:
+        SlideError: for one that has an address instead.
+    """
+    if job.is_remote:
+        raise SlideError(f"{job.slide}: an address; inspect looks at files", "Copy the slide to this machine first.")
+    return job.path
 
 
 def inspect_slide(path: Path, options: SlideOptions, against: Against) -> Inspected:
@@ -197,9 +209,11 @@ def _forecast(
     loaded, bank, space, run = against.loaded, against.bank, against.space, against.run
     backbone = None if loaded is None else loaded.backbone
     tiles = measure_tiles(slide, grid, backbone, run.workers)
+    if tiles.n_bad:
+        listener.warn(f"{tiles.n_bad} of {tiles.n_read} tiles that were tried cannot be read")
     sizes = Sizes(
         spots=len(grid), dim=0 if backbone is None else backbone.card.dim, tile_px=grid.tile_px,
-        overview_px=int(np.prod(tissue.mask.shape)), resident=against.resident or resident_bytes(),
+        overview_px=int(np.prod(tissue.mask.shape)), resident=against.resident + children_bytes(),
     )  # fmt: skip
     solving: SolveRates | None = None
     if bank is not None and space is not None and loaded is not None:
