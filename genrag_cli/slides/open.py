@@ -4,11 +4,14 @@ Knows the first bytes of files and the order in which readers are tried.
 Does not read pixels.
 """
 
+import os
 from pathlib import Path
 
-from genrag_cli.errors import SlideError
+from genrag_cli.errors import SlideError, UsageError
 from genrag_cli.slides.base import Slide
 
+READER = "GENERAG_READER"
+"""Variable that names a reader to take for every slide; unset: the one that fits."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURES = {b"\xff\xd8\xff": "JPG", b"\x89PNG": "PNG"}
 _HINT = "Slides are what OpenSlide reads (SVS, NDPI, MRXS, SCN, BIF, ...), TIFF, OME-TIFF, OME-Zarr, a folder of DICOM."
@@ -22,7 +25,8 @@ def open_slide(path: str | Path, *, pictures: bool = False) -> Slide:
         pictures: accept JPG and PNG too, because the pixel size comes from elsewhere.
 
     Raises:
-        SlideError: where there is nothing, or nothing that a reader takes.
+        SlideError: where there is nothing, nothing that a reader takes, or nothing that the reader asked for takes.
+        UsageError: where `GENERAG_READER` names no reader.
     """
     from genrag_cli.slides.openslide import OpenSlideSlide, detect_vendor
     from genrag_cli.slides.picture import PictureSlide
@@ -30,6 +34,8 @@ def open_slide(path: str | Path, *, pictures: bool = False) -> Slide:
     path = Path(path)
     if not path.exists():
         raise SlideError(f"{path}: no such slide", "Check the path; quote names with spaces.")
+    if asked := os.environ.get(READER):
+        return _open_as_asked(path, asked)
     if path.is_dir():
         return _open_folder(path)
     try:
@@ -51,6 +57,15 @@ def open_slide(path: str | Path, *, pictures: bool = False) -> Slide:
     if head in _TIFF:
         return _open_tiff(path, tiled=vendor is not None)
     raise SlideError(f"{path}: not a slide", _HINT)
+
+
+def _open_as_asked(path: Path, name: str) -> Slide:
+    """The reader that the environment names, and no other."""
+    from genrag_cli.slides.cucim import NAME, CucimSlide
+
+    if name != NAME:
+        raise UsageError(f"{READER}={name}: no reader is called so", f"Known: {NAME}; leave it out for the usual ones.")
+    return CucimSlide(path)
 
 
 def _open_folder(path: Path) -> Slide:
