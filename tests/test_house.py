@@ -15,6 +15,7 @@ TOP_LEVEL = {"genrag_cli", "tests", "completions", "pyproject.toml", "README.md"
 COMMANDS = {
     "build-bank",
     "tune",
+    "inspect",
     "embed",
     "retrieve",
     "evaluate",
@@ -22,6 +23,7 @@ COMMANDS = {
     "explain",
     "plot",
     "demo",
+    "doctor",
     "backbones",
     "bank",
     "cohort",

@@ -84,16 +84,15 @@ class Sizes:
         tissue = 96 overview px;
         embed = 384 MiB of the reader + 3 tile_px^2 x 192 tiles on their way + 4 n d;
         solve = 4 n (3 d + 2 A) + the solver's chunk;
-        write = 4 n (3 d + 2 A) + 24 n references + 20 x min(8 M, n G) + 8 x min(32 M, N G).
+        write = 4 n A + 24 n references + 24 x min(8 M, n G) + 8 x min(32 M, N G).
         """
-        kept = 4 * self.spots * (3 * self.dim + 2 * self.anchors)
         tiles = 3 * self.tile_px**2 * (AHEAD + 64)
-        out = 20 * min(BLOCK_VALUES, self.spots * self.genes) + 8 * min(KEEP_VALUES, self.bank_spots * self.genes)
+        out = 24 * min(BLOCK_VALUES, self.spots * self.genes) + 8 * min(KEEP_VALUES, self.bank_spots * self.genes)
         stages = (
             OVERVIEW_BYTES * self.overview_px,
             READER_BYTES + tiles + 4 * self.spots * self.dim,
-            kept + self.chunk,
-            kept + round(24 * self.spots * self.references) + out,
+            4 * self.spots * (3 * self.dim + 2 * self.anchors) + self.chunk,
+            4 * self.spots * self.anchors + round(24 * self.spots * self.references) + out,
         )
         return self.resident + BYTES_EACH * self.bank_spots * (self.dim + self.anchors) + max(stages)
 

@@ -30,7 +30,7 @@ from genrag_cli.pipeline.options import RunOptions, SlideOptions
 from genrag_cli.pipeline.query import THUMBNAIL_PX
 from genrag_cli.pipeline.query_space import QuerySpace
 from genrag_cli.retrieval.memory import free_bytes
-from genrag_cli.slides import Slide, Tissue, find_tissue, n_beyond_edge
+from genrag_cli.slides import RemoteSlide, Slide, Tissue, find_tissue, n_beyond_edge
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Listener, PixelSize, TileGrid
 
@@ -178,7 +178,7 @@ def inspect_slide(path: Path, options: SlideOptions, against: Against) -> Inspec
 
 
 def _plan(
-    slide: Slide, pixel_size: PixelSize, tissue: Tissue, options: SlideOptions, against: Against
+    slide: RemoteSlide, pixel_size: PixelSize, tissue: Tissue, options: SlideOptions, against: Against
 ) -> tuple[TileGrid | None, tuple[str, ...]]:
     """The spots, or why there are none to count."""
     try:
@@ -225,7 +225,7 @@ def _forecast(
             references=solving.references, sections=len(bank.sections), chunk=chunk_of(space, len(grid)),
             thumbnail_px=round(slide.size[0] * slide.size[1] * min(1.0, THUMBNAIL_PX / shown) ** 2),
         )  # fmt: skip
-    left_out = ["start of the program", "time that the disk takes to write"]
+    left_out = ["start of the program", "time that the disk takes to write", "picture and outlines of the tissue"]
     left_out += [] if backbone is not None else ["encoding"]
     left_out += [] if solving is not None else ["everything after the embeddings"]
     overlap = run.device != "cpu"

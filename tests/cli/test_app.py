@@ -17,7 +17,7 @@ def refuse(*args, **kwargs):
 socket.socket = socket.create_connection = refuse
 from genrag_cli.cli.app import app
 
-commands = "build-bank embed retrieve evaluate export plot demo".split()
+commands = "build-bank inspect embed retrieve evaluate export plot demo doctor".split()
 for command in ("", *commands, "bank info", "backbones info"):
     try:
         app([*command.split(), "--help"])
@@ -31,7 +31,7 @@ sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
 def test_help_imports_nothing_heavy_and_opens_no_socket():
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage") == 10
+    assert done.stdout.count("Usage") == 12
 
 
 def test_the_version_is_the_packages(generag):

@@ -32,11 +32,17 @@ SOLVING = SolveRates(
 
 def test_memory_is_the_formula_of_its_docstring():
     assert SMALL.memory == 5_000_000 + (384 << 20) + 3 * 8**2 * 192 + 4 * 1000 * 10
-    kept, bank = 4 * 1000 * (3 * 10 + 2 * 30), 6 * 2000 * (10 + 30)
-    write = kept + 24 * 1000 * 50 + 20 * 1000 * 400 + 8 * 2000 * 400
+    bank = 6 * 2000 * (10 + 30)
+    write = 4 * 1000 * 30 + 24 * 1000 * 50 + 24 * 1000 * 400 + 8 * 2000 * 400
     assert FULL.memory == 5_000_000 + bank + max(write, (384 << 20) + 3 * 8**2 * 192 + 4 * 1000 * 10)
     huge = replace(FULL, spots=1_000_000)
-    assert huge.memory == 5_000_000 + bank + 1000 * kept + 24 * 50_000_000 + 20 * 8_000_000 + 8 * 2000 * 400
+    write = 4 * 30_000_000 + 24 * 50_000_000 + 24 * 8_000_000 + 8 * 2000 * 400
+    assert huge.memory == 5_000_000 + bank + write
+
+
+def test_the_solver_can_be_the_peak():
+    wide = replace(FULL, spots=1_000_000, dim=1000)
+    assert wide.memory == 5_000_000 + 6 * 2000 * 1030 + 4 * 1_000_000 * (3 * 1000 + 2 * 30) + 7_000_000
 
 
 def test_a_large_overview_can_be_the_peak():
