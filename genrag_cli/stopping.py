@@ -1,4 +1,4 @@
-"""Stopping on request: a scheduler asks once, work ends at its next checkpoint, and the same command goes on from there.
+"""Stopping on request: a scheduler asks once, work ends at its next checkpoint, and the same command goes on later.
 
 Knows the request and the signals that carry it. Does not know checkpoints; long work calls `check` at each of its own.
 """

@@ -144,7 +144,7 @@ class TileGrid:
     names: Strings
     """(n,) unique spot names."""
     centres: Doubles
-    """(n, 2) x, y of the centres in level-0 px."""
+    """(n, 2) x, y of the centres in level-0 px, made square where they are not."""
     array_rc: Ints
     """(n, 2) row, column in the lattice."""
     tile_px: TilePx
@@ -154,6 +154,7 @@ class TileGrid:
     pitch_um: Microns
     """Distance between neighbouring centres."""
     pixel_size: PixelSize
+    stretch: tuple[float, float] = (1.0, 1.0)  # square px per level-0 px, across and down
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -172,6 +173,11 @@ class TileGrid:
     def side_px(self) -> float:
         """Side of a tile in level-0 px."""
         return self.fov_um / self.pixel_size.mpp
+
+    @property
+    def level0(self) -> Doubles:
+        """(n, 2) x, y of the centres in the px that the slide has."""
+        return np.divide(self.centres, self.stretch, dtype=np.float64)
 
     @property
     def xy(self) -> Ints:
@@ -351,10 +357,6 @@ class Score:
     note: str = ""
 
 
-Provenance = dict[str, Any]
-"""Flat names to strings and numbers: what made a file."""
-
-
 @dataclass(frozen=True)
 class Progress:
     """One step of long work, for whoever shows it."""
@@ -371,16 +373,16 @@ class Listener:
 
     messages: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds spent by stage."""
+    """By stage."""
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Adds what is done within to the seconds of a stage."""
-        began = time.monotonic()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) - time.monotonic()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
+            self.seconds[stage] += time.monotonic()
 
     def say(self, text: str) -> None:
         """One line a person should read."""

@@ -15,7 +15,7 @@ from genrag_cli.errors import GeneragError, SomeInputsFailed, Stopped, UsageErro
 
 if TYPE_CHECKING:
     from genrag_cli.pipeline.batch.inputs import Job
-    from genrag_cli.pipeline.batch.run import BatchOptions, Outcome
+    from genrag_cli.pipeline.batch.outcome import BatchOptions, Outcome
     from genrag_cli.pipeline.batch.work import Work
 
 

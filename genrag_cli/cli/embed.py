@@ -45,7 +45,7 @@ def embed(
     debug: opt.Debug = False,
 ) -> None:
     """Turn the tissue of slides into embeddings: tissue -> grid in um -> tiles -> backbone."""
-    from genrag_cli.pipeline.batch.run import BatchOptions
+    from genrag_cli.pipeline.batch.outcome import BatchOptions
     from genrag_cli.pipeline.batch.staging import place_for_remote
     from genrag_cli.pipeline.embed import ENDING, Embedding
     from genrag_cli.pipeline.options import SlideOptions

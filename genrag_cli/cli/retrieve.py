@@ -16,7 +16,7 @@ from genrag_cli.cli.setup import expect_alone, expect_one_voice, load_for_bank, 
 from genrag_cli.pipeline.options import Preset, Solving, Written
 
 if TYPE_CHECKING:
-    from genrag_cli.pipeline.batch.run import Outcome
+    from genrag_cli.pipeline.batch.outcome import Outcome
 
 _PANEL = "Retrieval"
 
@@ -118,7 +118,7 @@ def retrieve(
 ) -> None:
     """Predict expression for every tissue spot of slides, each value traceable to its reference spots."""
     from genrag_cli.pipeline.batch.inputs import Job
-    from genrag_cli.pipeline.batch.run import BatchOptions
+    from genrag_cli.pipeline.batch.outcome import BatchOptions
     from genrag_cli.pipeline.batch.staging import place_for_remote
     from genrag_cli.pipeline.elsewhere import Elsewhere
     from genrag_cli.pipeline.guess import guessed_by

@@ -164,7 +164,7 @@ def _frame(prediction: Prediction) -> Any:
         obs=obs,
         var=var,
         obsm={
-            keys.SPATIAL: grid.centres,
+            keys.SPATIAL: grid.level0,
             keys.WEIGHTS: weights,
             keys.Y_INIT: prediction.y_init.values,
             **prediction.obsm,

@@ -189,7 +189,10 @@ class SlideEmbeddings:
         if self.done:
             listener.say(f"{self.path}: {len(grid)} embeddings, already there")
             tidy(self.path)
-            return read_embeddings(self.path)
+            there = read_embeddings(self.path)
+            rows = {name: row for row, name in enumerate(grid.names.tolist())}
+            kept = np.array([rows[name] for name in there.grid.names.tolist()], np.int64)
+            return Embeddings(there.values, grid.rows(kept), there.card)
         beyond = n_beyond_edge(slide, grid)
         if beyond:
             listener.say(f"{slide.slide_id}: {beyond} tiles reach past the edge of the slide; white there")

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,8 @@ from genrag_cli.pipeline.thumbnails import FROM_BANK, FROM_SLIDE, reference_tile
 from genrag_cli.pipeline.truth import lay_beside, read_measured
 from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.pipeline.value_terms import Formula, Terms
-from genrag_cli.slides import open_slide, read_tiles
+from genrag_cli.slides import RemoteSlide, read_tiles
+from genrag_cli.slides.square import from_level0
 from genrag_cli.stores.bank import Bank
 from genrag_cli.types import Doubles, Expression, Ints, Listener, PixelSize, Strings, TileGrid
 from genrag_cli.units import Microns, Mpp, TilePx
@@ -315,7 +316,7 @@ def _own_tile(request: ExplainRequest, stored: StoredPrediction, row: int) -> tu
     about, meta = stored.about, stored.spatial["metadata"]
     if not about["slide_digest"]:
         return None, "no tile of the spot: it was predicted from features without a slide"
-    grid = TileGrid(
+    level0 = TileGrid(
         stored.slide_id, stored.names, stored.centres, np.zeros((len(stored.names), 2), np.int64), TilePx(TILE_PX),
         Microns(float(about["fov_um"])), Microns(float(about["pitch_um"])),
         PixelSize(Mpp(float(meta["mpp"])), str(meta["mpp_source"])),
@@ -323,10 +324,11 @@ def _own_tile(request: ExplainRequest, stored: StoredPrediction, row: int) -> tu
     why = "it is not beside the prediction, nor where it was"
     for path in [request.slide] if request.slide else _places(stored):
         try:
-            with open_slide(path, pictures=True) as slide:
+            with RemoteSlide(path, pictures=True) as slide:
                 if slide.digest() != about["slide_digest"]:
                     why = f"{path} is another slide"
                     continue
+                grid = replace(level0, centres=from_level0(level0.centres, slide.stretch), stretch=slide.stretch)
                 (batch,) = read_tiles(slide, grid, np.array([row]))
                 return batch.pixels[0], ""
         except (SlideError, OSError) as error:

@@ -77,7 +77,7 @@ class ForeignGuess:
         """
         grid = query.grid
         rows, pitch_px = in_pixels(self.rows, grid.pixel_size.mpp), grid.pitch_um / grid.pixel_size.mpp
-        order = join_rows(rows, grid.names, grid.centres, within_px=JOIN_SHARE * pitch_px)
+        order = join_rows(rows, grid.names, grid.level0, within_px=JOIN_SHARE * pitch_px)
         assert rows.columns is not None
         where = columns(rows.columns, genes)
         guess = Expression(np.ascontiguousarray(rows.values[np.ix_(order, where)]), grid.names, genes, self.scale)
@@ -88,8 +88,8 @@ class ForeignGuess:
         """A line where rows lie elsewhere than the spots that they are joined with by name; empty otherwise."""
         grid = query.grid
         rows, pitch_px = in_pixels(self.rows, grid.pixel_size.mpp), grid.pitch_um / grid.pixel_size.mpp
-        order = join_rows(rows, grid.names, grid.centres, within_px=JOIN_SHARE * pitch_px)
-        return doubt_places(rows, order, grid.centres, pitch_px)
+        order = join_rows(rows, grid.names, grid.level0, within_px=JOIN_SHARE * pitch_px)
+        return doubt_places(rows, order, grid.level0, pitch_px)
 
 
 def guessed_by(backbone: Backbone | None, foreign: ForeignGuess | None) -> Guessed | None:

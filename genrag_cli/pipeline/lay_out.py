@@ -1,7 +1,7 @@
 """One slide laid out: pixel size, tissue, spots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from genrag_cli.slides import (
     RemoteSlide,
     Slide,
     Tissue,
+    choose_pitch,
     find_tissue,
     plan_spots,
     plan_tiles,
@@ -20,6 +21,7 @@ from genrag_cli.slides import (
     resolve_pixel_size,
 )
 from genrag_cli.slides.spots import Spots
+from genrag_cli.slides.square import from_level0
 from genrag_cli.types import Ints, Listener, PixelSize, TileGrid
 
 
@@ -126,19 +128,22 @@ def lay_out(
 
 
 def plan_grid(
-    slide: Slide, pixel_size: PixelSize, tissue: Tissue, options: SlideOptions, *, fov_um: float, pitch_um: float,
-    tile_px: int,
+    slide: RemoteSlide, pixel_size: PixelSize, tissue: Tissue, options: SlideOptions, *, fov_um: float,
+    pitch_um: float, tile_px: int,
 ) -> TileGrid:  # fmt: skip
     """The spots of a slide: those of a file, or every one on tissue."""
     if options.spots is not None:
-        given, array_rc = read_spots(options.spots)
-        return plan_spots(
+        (names, centres), array_rc = read_spots(options.spots)
+        given = names, from_level0(centres, slide.stretch)
+        grid = plan_spots(
             slide, pixel_size, given, fov_um=fov_um, pitch_um=pitch_um, tile_px=tile_px, array_rc=array_rc
         )
-    return plan_tiles(
-        slide, pixel_size, fov_um=fov_um, pitch_um=pitch_um, tile_px=tile_px, tissue=tissue,
-        min_tissue=options.min_tissue, lattice=options.lattice,
-    )  # fmt: skip
+    else:
+        grid = plan_tiles(
+            slide, pixel_size, fov_um=fov_um, pitch_um=pitch_um, tile_px=tile_px, tissue=tissue,
+            min_tissue=options.min_tissue, lattice=options.lattice,
+        )  # fmt: skip
+    return replace(grid, stretch=slide.stretch)
 
 
 def read_spots(text: str) -> tuple[Spots, Ints | None]:
@@ -166,7 +171,7 @@ def choose_geometry(
     fov = options.fov_um or (tile_um(geometry, mpp) if geometry else trained_fov)
     pitch = options.pitch_um or (geometry or {}).get("pitch_um") or fov
     if options.overlap is not None and fov is not None:
-        pitch = fov * (1 - options.overlap)
+        pitch = choose_pitch(fov, overlap=options.overlap)
     if fov is None or pitch is None:
         raise UsageError(
             "no field of view: there is no bank to take it from, and this backbone works at any",

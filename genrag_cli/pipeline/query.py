@@ -17,8 +17,9 @@ from genrag_cli.pipeline.lay_out import LaidOut, lay_out, open_with_pixel_size, 
 from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.mix_ups import doubt_spots
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
-from genrag_cli.slides import Slide, overview, plan_tiles, read_tiles, resolve_pixel_size, sample_rows
+from genrag_cli.slides import RemoteSlide, overview, plan_tiles, read_tiles, resolve_pixel_size, sample_rows
 from genrag_cli.slides.spots import lattice_places
+from genrag_cli.slides.square import from_level0, unstretch
 from genrag_cli.stores.bank import Bank
 from genrag_cli.stores.foreign import ForeignRows, in_pixels, join_rows
 from genrag_cli.types import (
@@ -103,17 +104,17 @@ def query_slide(
     Raises:
         SlideError: for a slide that cannot be read.
     """
-    backbone, card = loaded.backbone, loaded.backbone.card
+    card = loaded.backbone.card
     laid = lay_out(path, options, bank.geometry, card.fov_um, card.tile_px, listener)
     try:
-        return _query_of(laid, bank, loaded, options, run, folder, listener)
+        return _query_of(laid, loaded, options, run, folder, listener)
     except BaseException:
         laid.close()
         raise
 
 
 def _query_of(
-    laid: LaidOut, bank: Bank, loaded: Loaded, options: SlideOptions, run: RunOptions, folder: Path, listener: Listener
+    laid: LaidOut, loaded: Loaded, options: SlideOptions, run: RunOptions, folder: Path, listener: Listener
 ) -> Query:
     slide, grid, backbone, card = laid.slide, laid.grid, loaded.backbone, loaded.backbone.card
     if text := doubt_spots(options.spots, slide):
@@ -136,7 +137,7 @@ def _query_of(
         if options.spots is None:
             sample = made.values[sample_rows(made.grid, seed=run.seed)]
         else:
-            found = _embed_sample(laid, card.tile_px, make, run, listener)
+            found = _embed_sample(laid, card.tile_px, options, make, run, listener)
             sample = made.values[:0] if found is None else found
         return Embedded(made.values, sample, made.grid, making.bad)
 
@@ -183,20 +184,21 @@ def query_features(
     if slide is not None:
         opened, pixel_size = open_with_pixel_size(slide, options, listener)
         with opened:
-            slide_id, shown = opened.slide_id, _thumbnail(opened, pixel_size)
+            slide_id, shown, stretch = opened.slide_id, _thumbnail(opened, pixel_size), opened.stretch
             about: dict[str, Any] = {
                 "slide": opened.path.name, "slide_digest": opened.digest(), "slide_size": list(opened.size),
                 "slide_reader": opened.reader,
             }  # fmt: skip
     else:
-        slide_id, shown = features.path.name.split(".")[0], None
+        slide_id, shown, stretch = features.path.name.split(".")[0], None, (1.0, 1.0)
         pixel_size = _stated_pixel_size(features, options)
         about = {"slide": slide_id, "slide_digest": "", "slide_size": [], "slide_reader": "none: features from a file"}
     pitch = options.pitch_um or bank.geometry["pitch_um"]
     features = in_pixels(features, pixel_size.mpp)
-    names, centres, order = _place_spots(features, options, slide_id, pitch / pixel_size.mpp)
-    if text := doubt_places(features, order, centres, pitch / pixel_size.mpp):
+    names, level0, order = _place_spots(features, options, slide_id, pitch / pixel_size.mpp)
+    if text := doubt_places(features, order, level0, pitch / pixel_size.mpp):
         listener.warn(f"{slide_id}: {text}")
+    centres = from_level0(level0, stretch)
     width, height = about["slide_size"] or (np.inf, np.inf)
     if n_outside := int(((centres < 0) | (centres >= (width, height))).any(axis=1).sum()):
         raise FeaturesError(
@@ -209,7 +211,7 @@ def query_features(
     expect_fov(bank, features, pixel_size.mpp)
     fov = fov_of(features, pixel_size.mpp) or tile_um(bank.geometry, pixel_size.mpp)
     grid = TileGrid(
-        slide_id, names, centres, places, TilePx(bank.card.tile_px), Microns(fov), Microns(pitch), pixel_size
+        slide_id, names, centres, places, TilePx(bank.card.tile_px), Microns(fov), Microns(pitch), pixel_size, stretch
     )
     listener.say(f"{slide_id}: {len(grid)} spots with {features.kind} features of {features.path}")
     for note in features.notes:
@@ -277,13 +279,16 @@ def _stated_pixel_size(features: ForeignRows, options: SlideOptions) -> PixelSiz
 
 
 def _embed_sample(
-    laid: LaidOut, tile_px: int, make: Callable[[TileGrid, str, int], SlideEmbeddings], run: RunOptions,
-    listener: Listener,
+    laid: LaidOut, tile_px: int, options: SlideOptions, make: Callable[[TileGrid, str, int], SlideEmbeddings],
+    run: RunOptions, listener: Listener,
 ) -> Floats | None:  # fmt: skip
-    """Embeddings of at most 2,000 tissue tiles that stand for a slide whose own spots were given; None without tissue."""
+    """Embeddings of at most 2,000 tissue tiles, for a slide whose own spots were given; None without tissue."""
     slide = laid.slide
     try:
-        grid = plan_tiles(slide, laid.pixel_size, fov_um=laid.lay["fov_um"], pitch_um=laid.lay["pitch_um"], tile_px=tile_px, tissue=laid.tissue)
+        grid = plan_tiles(
+            slide, laid.pixel_size, fov_um=laid.lay["fov_um"], pitch_um=laid.lay["pitch_um"], tile_px=tile_px,
+            tissue=laid.tissue, lattice=options.lattice, min_tissue=options.min_tissue,
+        )  # fmt: skip
         if not len(grid):
             raise SlideError("no tissue found")
     except SlideError as error:
@@ -293,5 +298,7 @@ def _embed_sample(
     return make(grid, "sample", len(grid)).finish().values
 
 
-def _thumbnail(slide: Slide, pixel_size: PixelSize) -> Thumbnail:
-    return overview(slide, pixel_size, um_per_px=max(slide.size) * pixel_size.mpp / THUMBNAIL_PX)
+def _thumbnail(slide: RemoteSlide, pixel_size: PixelSize) -> Thumbnail:
+    """In the proportions of the slide's own px, so that one scale does for both directions."""
+    pixels, scale = slide.call(overview, pixel_size, um_per_px=max(slide.size) * pixel_size.mpp / THUMBNAIL_PX)
+    return unstretch(pixels, slide.stretch), scale

@@ -2,7 +2,6 @@
 
 import functools
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -276,8 +275,8 @@ class Retrieval:
             )
         if facts["stalled"]:
             listener.warn(
-                f"{job.slide}: {facts['stalled']} of {done.n_spots} spots did not reach gap {self.solve_options.gap:g}; "
-                "see obs generag_status"
+                f"{job.slide}: {facts['stalled']} of {done.n_spots} spots did not reach gap "
+                f"{self.solve_options.gap:g}; see obs generag_status"
             )
 
     def embeddings_of(self, job: Job) -> Path:

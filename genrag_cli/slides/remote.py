@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class RemoteSlide:
         self.levels: list[Level] = facts["levels"]
         self._tile_sizes: list[tuple[int, int] | None] = facts["tile_sizes"]
         self._candidates = facts["candidates"]
+        self.stretch: tuple[float, float] = facts["stretch"]
+        """Square px per level-0 px; places on this slide count in square px."""
         self.peak_memory = 0
         """Bytes that the process took at most; known once it is closed."""
 
@@ -122,6 +124,7 @@ class RemoteSlide:
         if process is None:
             return
         try:
+            process.expect_alive(self.path)
             self.peak_memory = process.ask(self.path, "close", stoppable=False)
         except SlideError:
             process.kill()
@@ -234,9 +237,7 @@ class _Process:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self._file = tempfile.TemporaryFile() if not hasattr(os, "memfd_create") else open(  # noqa: SIM115
-            os.memfd_create("generag-tiles"), "r+b", buffering=0
-        )  # fmt: skip
+        self._file = _anonymous_file()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - held as long as the process
         self._size = 0
         command = [
@@ -310,6 +311,7 @@ class _Process:
             SlideError: where the process died, or nothing was read for too long.
             Stopped: where a stop was asked for; the process, which may be at work, is ended.
         """
+        self.expect_alive(path)
         patience = float(os.environ.get("GENERAG_READ_TIMEOUT") or PATIENCE_S)
         silent_since = time.monotonic()
         while True:
@@ -335,6 +337,15 @@ class _Process:
                 return message
             silent_since = time.monotonic()
 
+    def expect_alive(self, path: Path) -> None:
+        """Refuses to ask a process that has ended.
+
+        Raises:
+            SlideError: where it has.
+        """
+        if not self.alive:
+            raise SlideError(f"{path}: the process that read it has ended", "Run the same command again.")
+
     def kill(self) -> None:
         """Ends the process."""
         self.alive = False
@@ -357,6 +368,13 @@ class _Process:
         lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
         name = f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
         return name + (f": {lines[-1][:200]}" if lines else "")
+
+
+def _anonymous_file() -> IO[bytes]:
+    """A file in memory where the system has such, else one without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("generag-tiles"), "r+b", buffering=0)
+    return tempfile.TemporaryFile()
 
 
 def memory_limit() -> int:

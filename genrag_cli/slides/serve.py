@@ -34,6 +34,7 @@ import numpy as np
 from genrag_cli.errors import GeneragError, SlideError
 from genrag_cli.slides.base import WHITE, Pixels, Slide
 from genrag_cli.slides.open import open_slide
+from genrag_cli.slides.square import present_square, stretch_of
 from genrag_cli.slides.tiles import TileReader
 from genrag_cli.types import Ints, TileGrid
 
@@ -113,7 +114,7 @@ class Server:
         """Opens a slide."""
 
         def work() -> dict[str, Any]:
-            slide = self.slide = _ticking(open_slide(path, pictures=pictures), self.tick)
+            slide = self.slide = _ticking(_open_square(path, pictures), self.tick)
             try:
                 candidates: Any = slide.pixel_size_candidates()
             except GeneragError as error:
@@ -121,7 +122,7 @@ class Server:
             return {
                 "slide_id": slide.slide_id, "reader": slide.reader, "notes": slide.notes, "size": slide.size,
                 "levels": slide.levels, "tile_sizes": [slide.tile_size(i) for i in range(len(slide.levels))],
-                "candidates": candidates,
+                "candidates": candidates, "stretch": stretch_of(slide),
             }  # fmt: skip
 
         self._let_go()
@@ -197,9 +198,8 @@ class Server:
         with self.sending:
             while stream.begun and not stream.ended and all(f.done() for f in stream.begun[0][3]):
                 slot, chunk, _, futures = stream.begun.popleft()
-                bad = {
-                    int(row): f.result() for row, f in zip(chunk, futures, strict=True) if not f.cancelled() and f.result()
-                }  # fmt: skip
+                why = {int(row): f.result() for row, f in zip(chunk, futures, strict=True) if not f.cancelled()}
+                bad = {row: reason for row, reason in why.items() if reason}
                 with contextlib.suppress(OSError):
                     self.line.send(("batch", stream.number, slot, len(chunk), bad, time.process_time()))
 
@@ -212,7 +212,7 @@ class Server:
         except Exception:
             # OpenSlide answers every read with its first error until the file is opened again.
             try:
-                with open_slide(self.opened[0], pictures=self.opened[1]) as fresh:
+                with _open_square(*self.opened) as fresh:
                     TileReader(fresh, stream.reader.grid).read(row, into)
                 self._renew(stream)
             except Exception as error:
@@ -225,7 +225,7 @@ class Server:
     def _renew(self, stream: _Stream) -> None:
         """Puts a slide opened anew in the place of one that failed; the old one ends with its last read."""
         with contextlib.suppress(GeneragError, OSError):
-            self.slide = _ticking(open_slide(self.opened[0], pictures=self.opened[1]), self.tick)
+            self.slide = _ticking(_open_square(*self.opened), self.tick)
             stream.reader = TileReader(self.slide, stream.reader.grid)
 
     def _end_stream(self) -> None:
@@ -256,6 +256,10 @@ class Server:
             f"{self._path()}: reading it takes more than {limit / 2**30:.1f} GiB of memory",
             "Is the file damaged? Otherwise convert it to a tiled pyramidal TIFF.",
         )
+
+
+def _open_square(path: Path, pictures: bool) -> Slide:
+    return present_square(open_slide(path, pictures=pictures))
 
 
 class _Ticking:

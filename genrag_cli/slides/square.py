@@ -63,6 +63,16 @@ def from_level0(points: Doubles, stretch: Stretch) -> Doubles:
     return np.asarray(points * np.array(stretch), np.float64)
 
 
+def unstretch(pixels: Pixels, stretch: Stretch) -> Pixels:
+    """Square px (h, w, 3) in the proportions of a slide's own px."""
+    from PIL import Image
+
+    if stretch == (1.0, 1.0):
+        return pixels
+    size = (max(1, round(pixels.shape[1] / stretch[0])), max(1, round(pixels.shape[0] / stretch[1])))
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+
 class SquareSlide:
     """A slide with square px as large as the finer side of its own; what `Slide` says holds for these.
 

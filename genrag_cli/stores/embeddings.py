@@ -48,7 +48,7 @@ def write_embeddings(
         {"array_row": grid.array_rc[:, 0], "array_col": grid.array_rc[:, 1]},
         index=pd.Index(grid.names.tolist(), dtype=object),
     )
-    adata = anndata.AnnData(obs=obs, obsm={"spatial": grid.centres}, uns={"generag": json.dumps(about, sort_keys=True)})
+    adata = anndata.AnnData(obs=obs, obsm={"spatial": grid.level0}, uns={"generag": json.dumps(about, sort_keys=True)})
     with packing(path) as folder:
         write_anndata(folder, adata)
         add_rows(folder, f"obsm/{card.name}", (len(grid), card.dim), blocks)

@@ -60,10 +60,12 @@ def test_several_slides_do_not_go_into_one_file(query, cohort, tmp_path, command
     assert (tmp_path / name).exists()
 
 
-def test_two_slides_of_one_name_are_refused(query, slide, tmp_path):
+def test_slides_of_one_name_are_told_apart_by_their_folders(query, slide, tmp_path):
     (tmp_path / "other").mkdir()
     shutil.copy(slide, tmp_path / "other" / slide.name)
-    query("retrieve", slide, tmp_path / "other" / slide.name, "-q").expect_refusal(2, "called P3_1", "--out")
+    done = query("embed", slide, tmp_path / "other" / slide.name, "-q", "--json")
+    assert [s["name"] for s in json.loads(done.out)["slides"]] == ["images_P3_1", "other_P3_1"]
+    assert len(list((tmp_path / "out").glob("*.zarr.zip"))) == 2
 
 
 def test_a_file_is_no_folder_for_outputs(query, slide, tmp_path):

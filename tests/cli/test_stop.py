@@ -18,8 +18,19 @@ FINE = ("--pitch-um", "60")
 """So that there is more than one block of tiles."""
 
 
+BESIDE = (".status.json", ".tissue.png", ".tissue.geojson")
+"""What says how it went, whether or not there is a result."""
+
+
 def visible(folder):
-    return [str(p.relative_to(folder)) for p in folder.rglob("*") if not any(q.startswith(".") for q in p.parts[-2:])]
+    """Results, whole under their final names."""
+    files = [p for p in folder.rglob("*") if not any(q.startswith(".") for q in p.parts[-2:])]
+    return [str(p.relative_to(folder)) for p in files if not p.name.endswith(BESIDE)]
+
+
+def hidden(folder):
+    """What unfinished work leaves."""
+    return [p.name for p in folder.rglob(".*")]
 
 
 @pytest.fixture
@@ -51,7 +62,8 @@ def test_a_stopped_embed_goes_on_with_the_next_block(generag, slide, built_bank,
     assert resumed == stop_in_encode["seen"] - resumed - 8
     one, other = ((folder / "P3_1.stain.zarr.zip").read_bytes() for folder in (out, tmp_path / "other"))
     assert one == other
-    assert [p.name for p in out.iterdir()] == ["P3_1.stain.zarr.zip"]
+    assert visible(out) == ["P3_1.stain.zarr.zip"]
+    assert hidden(out) == []
 
 
 def test_a_stopped_build_keeps_its_finished_sections(generag, build_options, built_bank, tmp_path, stop_in_encode):
@@ -88,11 +100,12 @@ def test_a_stopped_retrieval_keeps_its_solved_blocks(retrieve, generag, slide, t
     assert calls[:2] == [200, 200]
     assert sum(calls[2:]) == sum(calls) - 400
     assert len(calls) == 2 + int(np.ceil(sum(calls[2:]) / 200))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["P3_1.stain.h5ad", "P3_1.stain.zarr.zip"]
+    assert sorted(visible(tmp_path / "out")) == ["P3_1.stain.h5ad", "P3_1.stain.zarr.zip"]
+    assert hidden(tmp_path / "out") == []
 
 
 def test_a_stop_while_writing_leaves_the_old_prediction(retrieve, tmp_path, monkeypatch):
-    import genrag_cli.pipeline.retrieve as pipeline
+    import genrag_cli.pipeline.write as pipeline
 
     assert retrieve().code == 0
     before = (tmp_path / "out" / "P3_1.stain.h5ad").read_bytes()
@@ -123,4 +136,5 @@ def test_a_signal_ends_with_75_and_a_rerun_finishes(generag, slide, built_bank, 
     assert (process.returncode, said) == (75, MESSAGE + "\n")
     assert visible(out) == []
     assert generag(*command).code == 0
-    assert [p.name for p in out.iterdir()] == ["P3_1.stain.zarr.zip"]
+    assert visible(out) == ["P3_1.stain.zarr.zip"]
+    assert hidden(out) == []

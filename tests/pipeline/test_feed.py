@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genrag_cli.errors import OutputError, SlideError
-from genrag_cli.pipeline import embed
+from genrag_cli.pipeline.embedding import embed_blocks
 from genrag_cli.pipeline.feed import AHEAD, encode_blocks
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.slides import open_patches, plan_spots, read_tiles
@@ -78,7 +78,7 @@ def readers():
 
 def embed_all(slide, encoder, parts, device="cpu"):
     options = RunOptions(device=device, workers=2)
-    return embed.embed_blocks(slide, slide.grid(), encoder, parts, options, Listener(), "embed")
+    return embed_blocks(slide, slide.grid(), encoder, parts, options, Listener(), "embed")
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -197,7 +197,7 @@ def test_nothing_reads_while_blocks_are_given_so_that_the_slide_may_be_closed(tm
 def test_what_is_done_is_told_batch_by_batch():
     slide, told = Slide(40), []
     list(encode_blocks(slide, slide.grid(), Encoder(), cut(40), batch=16, told=told.append))
-    assert told == [15, 31, 39]
+    assert told == [16, 32, 40]
 
 
 def test_no_blocks_give_nothing_and_read_nothing():

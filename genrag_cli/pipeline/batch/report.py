@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genrag_cli._version import __version__
-from genrag_cli.pipeline.batch.run import Outcome
+from genrag_cli.pipeline.batch.outcome import Outcome
 from genrag_cli.stores.atomic import write_json
 
 FOLDER = "runs"

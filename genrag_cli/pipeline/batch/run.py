@@ -20,11 +20,12 @@ from genrag_cli import stopping
 from genrag_cli.errors import GeneragError, SlideError, Stopped
 from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.pipeline.batch.listening import SlideListener
-from genrag_cli.pipeline.batch.overlay import write_overlay
+from genrag_cli.pipeline.batch.outcome import BatchOptions, Outcome, find_mark, stands, status_of
+from genrag_cli.pipeline.batch.overlay import picture_tissue
 from genrag_cli.pipeline.batch.staging import Stage, remote_stamp
 from genrag_cli.pipeline.batch.work import B, Finished, Work
 from genrag_cli.stores.atomic import explain, tidy
-from genrag_cli.stores.claims import LEASE_S, Claim, ClaimLostError, Claims
+from genrag_cli.stores.claims import Claim, ClaimLostError, Claims
 from genrag_cli.stores.status import (
     FINISHED,
     SlideStatus,
@@ -32,44 +33,12 @@ from genrag_cli.stores.status import (
     output_size,
     read_status,
     source_stamp,
-    status_path,
     write_status,
 )
 from genrag_cli.types import Listener, fingerprint
 
 POLL_S = 2.0
 """Between two looks at what other workers hold."""
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """How a batch is run; none of it changes a result."""
-
-    overwrite: bool = False
-    dry_run: bool = False
-    wait: bool = True
-    """For slides that other workers hold."""
-    lease_s: float = LEASE_S
-    stage: Path | None = None
-    """Folder on local disk that slides are copied to."""
-    overlay: bool = True
-    """Write a picture of tissue and spots, and the contours of the tissue, for each slide."""
-    debug: bool = False
-    """Let unexpected errors through."""
-
-
-@dataclass
-class Outcome:
-    """What became of one job in this run."""
-
-    job: Job
-    target: Path
-    status: SlideStatus
-    skipped: bool = False
-    """Nothing was to be done: it stood already, another worker has it, or a dry run."""
-    error: GeneragError | None = None
-    held_by: str = ""
-    """The worker that had it when this one ended."""
 
 
 @dataclass
@@ -189,7 +158,7 @@ class Batch(Generic[B]):
                 claim.release()
                 self._skip(job, target, done)
                 return None
-        before = read_status(self._status_path(target))
+        before = read_status(status_of(target, self.work.kind))
         status = SlideStatus(
             state="running", slide=job.slide, output=target.name, command=self.work.kind, options=options,
             attempts=(before.attempts if before else 0) + 1, began=_now(),
@@ -199,7 +168,7 @@ class Batch(Generic[B]):
         taken: _Taken[B] = _Taken(job, target, claim, status, before, listener, time.monotonic())
         self._taken.append(taken)
         if not self.options.dry_run:
-            write_status(self._status_path(target), status)
+            write_status(status_of(target, self.work.kind), status)
         self.listener.event("slide_started", slide=job.slide, name=job.name, output=str(target))
         taken.future = self._pool.submit(self._begin, taken)
         return taken
@@ -227,7 +196,7 @@ class Batch(Generic[B]):
         """What stands already and was made in just this way."""
         target = taken.target
         before = taken.before
-        if before and before.state in FINISHED and before.key == taken.key and _stands(target, before):
+        if before and before.state in FINISHED and before.key == taken.key and stands(target, before):
             return Finished(before.spots or 0, before.bad_tiles, before.facts)
         return self.work.find_done(target, taken.key, taken.listener) if target.exists() else None
 
@@ -287,7 +256,7 @@ class Batch(Generic[B]):
                 listener.warn(f"{job.name}: no tissue found, so there are no spots; the output says so")
             if self.options.overlay:
                 with listener.timed("overlay"):
-                    write_overlay(laid, target.parent, job.name)
+                    picture_tissue(laid, target.parent, job.name)
         done = work.finish(taken.begun, job, target, taken.key, listener)
         if taken.claim is not None:
             taken.claim.expect_held()
@@ -296,7 +265,7 @@ class Batch(Generic[B]):
 
     def _end(self, taken: _Taken[B], state: State, done: Finished | None = None) -> None:
         """Writes a status, and lets go of the slide."""
-        status, path = taken.status, self._status_path(taken.target)
+        status, path = taken.status, status_of(taken.target, self.work.kind)
         skipped = taken.found is not None
         if taken.begun is not None:
             laid = taken.begun.laid
@@ -369,21 +338,11 @@ class Batch(Generic[B]):
         target = self.work.target(job)
         holder = self.claims.holder(target)
         self.listener.say(f"{job.name}: being worked on by {holder}")
-        status = read_status(self._status_path(target)) or SlideStatus("running", job.slide, target.name)
+        status = read_status(status_of(target, self.work.kind)) or SlideStatus("running", job.slide, target.name)
         self.outcomes.append(Outcome(job, target, status, skipped=True, held_by=holder))
 
     def _marked(self, job: Job, target: Path, options: str) -> SlideStatus | None:
-        """The mark of an output that is done, without opening the slide; None where more has to be looked at."""
-        status = read_status(self._status_path(target))
-        if self.options.overwrite or status is None or status.state not in FINISHED or status.options != options:
-            return None
-        if not job.slide or not status.source or not _stands(target, status):
-            return None
-        try:
-            now = remote_stamp(job.slide) if job.is_remote else source_stamp(job.path)
-        except (OSError, SlideError):
-            return None
-        return status if now == status.source else None
+        return None if self.options.overwrite else find_mark(job, target, self.work.kind, options)
 
     def _let_go(self, taken: _Taken[B]) -> None:
         """Closes, releases and removes what belongs to a job."""
@@ -396,13 +355,6 @@ class Batch(Generic[B]):
             self._stage.drop(taken.source)
         if taken.claim is not None:
             taken.claim.release()
-
-    def _status_path(self, target: Path) -> Path:
-        return status_path(target, ".embed" if self.work.kind == "embed" else "")
-
-
-def _stands(target: Path, status: SlideStatus) -> bool:
-    return target.exists() and output_size(target) == status.size > 0
 
 
 def _now() -> str:

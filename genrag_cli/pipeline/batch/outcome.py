@@ -1,0 +1,72 @@
+"""How a batch is run, what became of each slide, and whether an output is done, told without opening the slide."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from genrag_cli.errors import GeneragError, SlideError
+from genrag_cli.pipeline.batch.inputs import Job
+from genrag_cli.pipeline.batch.staging import remote_stamp
+from genrag_cli.stores.claims import LEASE_S
+from genrag_cli.stores.status import FINISHED, SlideStatus, output_size, read_status, source_stamp, status_path
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch is run; none of it changes a result."""
+
+    overwrite: bool = False
+    dry_run: bool = False
+    wait: bool = True
+    """For slides that other workers hold."""
+    lease_s: float = LEASE_S
+    stage: Path | None = None
+    """Folder on local disk that slides are copied to."""
+    overlay: bool = True
+    """Write a picture of tissue and spots, and the contours of the tissue, for each slide."""
+    debug: bool = False
+    """Let unexpected errors through."""
+
+
+@dataclass
+class Outcome:
+    """What became of one job in this run."""
+
+    job: Job
+    target: Path
+    status: SlideStatus
+    skipped: bool = False
+    """Nothing was to be done: it stood already, another worker has it, or a dry run."""
+    error: GeneragError | None = None
+    held_by: str = ""
+    """The worker that had it when this one ended."""
+
+
+def status_of(target: Path, kind: str) -> Path:
+    """Where a command keeps the status of an output."""
+    return status_path(target, ".embed" if kind == "embed" else "")
+
+
+def find_mark(job: Job, target: Path, kind: str, options: str) -> SlideStatus | None:
+    """The mark of an output that is done in just this way; None where the slide has to be looked at to know.
+
+    Args:
+        job: the slide.
+        target: the output.
+        kind: the command.
+        options: fingerprint of everything but the slide.
+    """
+    status = read_status(status_of(target, kind))
+    if status is None or status.state not in FINISHED or status.options != options:
+        return None
+    if not job.slide or not status.source or not stands(target, status):
+        return None
+    try:
+        now = remote_stamp(job.slide) if job.is_remote else source_stamp(job.path)
+    except (OSError, SlideError):
+        return None
+    return status if now == status.source else None
+
+
+def stands(target: Path, status: SlideStatus) -> bool:
+    """Whether an output is there, in the size that its status says."""
+    return target.exists() and output_size(target) == status.size > 0
