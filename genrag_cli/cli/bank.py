@@ -84,13 +84,15 @@ def _describe_version(version: dict[str, Any]) -> str:
 @guarded
 def verify(bank: opt.Bank = opt.DEFAULT_BANK, json: opt.Json = False, debug: opt.Debug = False) -> None:  # noqa: ARG001
     """Compare every file of a bank with its digest."""
-    from genrag_cli.stores.bank import verify_bank
+    from genrag_cli.stores.bank import read_manifest
+    from genrag_cli.stores.bank_check import verify_bank
 
-    wrong = verify_bank(bank)
+    wrong, sealed = verify_bank(bank), "manifest_sha256" in read_manifest(bank)
     if json:
-        print_json({"bank": str(bank), "intact": not wrong, "wrong": wrong})
+        print_json({"bank": str(bank), "intact": not wrong, "wrong": wrong, "manifest_has_digest": sealed})
     elif not wrong:
-        typer.echo(f"{bank}: intact")
+        earlier = "; its manifest has no digest of its own, as an earlier version wrote it"
+        typer.echo(f"{bank}: intact{'' if sealed else earlier}")
     if wrong:
         raise BankError(
             f"{bank} is damaged or unfinished: {'; '.join(wrong)}",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genrag_cli.errors import BankError, nearest
 from genrag_cli.stores.atomic import digest_file, lock_is_held
-from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, MANIFEST_KEYS, find_escapes
+from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, MANIFEST_KEYS, digest_manifest, find_escapes
 from genrag_cli.stores.zipped import opened, read_about, read_arrays, read_column, read_csr, read_csr_rows, read_index
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings, fingerprint
 
@@ -34,11 +34,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BankError(f"no bank at {folder}: {found}", "Build one: generag build-bank TRAIN --bank " + str(folder))
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BankError(f"{path} is damaged: {error}", remedy) from error
-    if not isinstance(manifest, dict):
-        raise BankError(f"{path} is damaged: it holds a {type(manifest).__name__}, no manifest", remedy)
-    found = manifest.get("format_version", 0)
+    if not isinstance(manifest, dict) or not isinstance(found := manifest.get("format_version", 0), int):
+        raise BankError(f"{path} is damaged: it holds no manifest", remedy)
     if manifest.get("format") != FORMAT or found > FORMAT_VERSION:
         raise BankError(
             f"{path} is {manifest.get('format')} {found}, this generag reads {FORMAT} {FORMAT_VERSION}",
@@ -49,17 +48,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is {FORMAT} {found}, of an older generag; this one reads {FORMAT} {FORMAT_VERSION}",
             "Build the bank again into another folder.",
         )
+    if manifest.get("manifest_sha256") not in (None, digest_manifest(manifest)):
+        by_hand = f"{remedy} Where the change is meant, delete the line with manifest_sha256."
+        raise BankError(f"{path} is damaged, or was changed by hand: its digest is not that of its content", by_hand)
     if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
         raise BankError(f"{path} is damaged: it lacks {', '.join(missing)}", remedy)
     if outside := find_escapes(manifest):
         raise BankError(f"{path} is damaged: it names {outside[0]!r}, which lies outside the bank", remedy)
-    if wrong := _miss(folder, manifest["genes_file"]):
+    if wrong := find_damage(folder, manifest["genes_file"]):
         raise BankError(f"the bank {folder} is damaged: {wrong[0]}", remedy)
-    genes = folder / manifest["genes_file"]["file"]
-    try:
-        return {**manifest, **json.loads(genes.read_text(encoding="utf-8"))}
-    except (ValueError, OSError) as error:
-        raise BankError(f"{genes} is damaged: {error}", remedy) from error
+    return {**manifest, **json.loads((folder / manifest["genes_file"]["file"]).read_text(encoding="utf-8"))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +191,8 @@ class Bank:
     @cached_property
     def derived(self) -> dict[str, NDArray[Any]]:
         """Head and gene statistics of this version, by path (`layout.DERIVED`)."""
-        return read_arrays(self.folder / self.version["file"])
+        path = self.folder / self.version["file"]  # `version` has compared its digest
+        return read_arrays(path)
 
     def count_blocks(self, rows: int = 1024) -> Iterator[tuple[int, Any, Doubles]]:
         """Walks the bank in blocks of rows: (first bank row, counts CSR (b, G), total counts (b,))."""
@@ -225,6 +224,8 @@ def read_version(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
     Raises:
         BankError: where the file is missing or damaged.
     """
+    if wrong := find_damage(folder, entry):
+        raise BankError(f"the bank {folder} is damaged: {wrong[0]}", "Run the same build-bank again; it makes it anew.")
     return {**read_about(folder / entry["file"]), **{k: v for k, v in entry.items() if k != "tunings"}}
 
 
@@ -244,7 +245,7 @@ def read_predicted(folder: Path, entry: dict[str, Any]) -> Strings | None:
     file = entry.get("predicts")
     if not file:
         return None
-    if wrong := _miss(folder, file):
+    if wrong := find_damage(folder, file):
         raise BankError(f"the bank {folder} is damaged: {wrong[0]}", "Run build-bank again with this backbone.")
     return np.asarray(json.loads((folder / file["file"]).read_text(encoding="utf-8"))["genes"], np.str_)
 
@@ -264,7 +265,7 @@ def _expect_kept(folder: Path, manifest: dict[str, Any], backbone: str, number: 
 
 
 def find_faults(folder: Path, manifest: dict[str, Any], backbone: str, number: int) -> list[str]:
-    """What keeps a version from being used, seen without reading the sections; empty when nothing does.
+    """What keeps a version from being used, seen without reading sections (see `bank_check`); empty when nothing is.
 
     Args:
         folder: the bank.
@@ -273,7 +274,7 @@ def find_faults(folder: Path, manifest: dict[str, Any], backbone: str, number: i
         number: of the version, from 1; one that is not withdrawn.
     """
     entry = manifest["backbones"][backbone]
-    if wrong := _miss(folder, entry["versions"][number - 1]):
+    if wrong := find_damage(folder, entry["versions"][number - 1]):
         return wrong
     sections = {s["name"]: s for s in manifest["sections"]}
     for name, (counts, embeddings) in read_version(folder, entry["versions"][number - 1])["made_from"].items():
@@ -292,45 +293,21 @@ def is_whole(folder: Path, entry: dict[str, Any]) -> bool:
     return not _miss(folder, entry)
 
 
+def find_damage(folder: Path, entry: dict[str, Any]) -> list[str]:
+    """What is wrong with the file of a manifest's entry, all of which is read; empty where nothing is."""
+    if wrong := _miss(folder, entry):
+        return wrong
+    same = digest_file(folder / entry["file"]) == entry.get("sha256")
+    return [] if same else [f"{entry['file']} was changed: its digest is not the manifest's"]
+
+
 def _miss(folder: Path, entry: dict[str, Any]) -> list[str]:
     path, name = folder / entry["file"], entry["file"]
     if not path.is_file():
         return [f"{name} is missing"]
-    if (size := path.stat().st_size) != entry["bytes"]:
-        return [f"{name} is cut short or was changed: {size} bytes, {entry['bytes']} expected"]
+    if (size := path.stat().st_size) != entry.get("bytes"):
+        return [f"{name} is cut short or was changed: {size} bytes, {entry.get('bytes')} expected"]
     return []
-
-
-def verify_bank(folder: Path) -> list[str]:
-    """Compares every file of a bank with its length and digest; returns what is wrong, empty when nothing is.
-
-    Raises:
-        BankError: where there is no readable manifest.
-    """
-    manifest = read_manifest(folder)
-    files = [manifest["genes_file"], *manifest["sections"]]
-    files += [s["thumbnails"] for s in manifest["sections"] if s.get("thumbnails")]
-    for entry in manifest["backbones"].values():
-        used = [v for v in entry["versions"] if not v.get("withdrawn")]
-        files += [*entry["sections"].values(), *used, *(t for v in used for t in v.get("tunings", []))]
-        files += [entry["predicts"]] if entry.get("predicts") else []
-    wrong = [f"{file} was taken out and still waits to be deleted" for file in manifest.get("leaving", [])]
-    changed = set()
-    for entry in files:
-        if faults := _miss(folder, entry):
-            wrong += faults
-        elif digest_file(folder / entry["file"]) != entry["sha256"]:
-            wrong.append(f"{entry['file']} was changed: its digest is not the manifest's")
-            changed.add(entry["file"])
-    for backbone, entry in manifest["backbones"].items():
-        newest = entry["versions"][-1] if entry["versions"] else {"withdrawn": True}
-        if newest.get("withdrawn"):
-            wrong.append(f"the build was not finished: no version of {backbone}")
-        elif newest["file"] not in changed:
-            wrong += find_faults(folder, manifest, backbone, len(entry["versions"]))
-    if not manifest["backbones"]:
-        wrong.append("the build was not finished: no backbone")
-    return list(dict.fromkeys(wrong))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from genrag_cli._version import __version__
 from genrag_cli.errors import BankError
 from genrag_cli.stores.atomic import digest_file, new_file, remove, tidy, write_json
-from genrag_cli.stores.bank import is_whole, read_embeddings, read_manifest, read_predicted, read_version
+from genrag_cli.stores.bank import find_damage, is_whole, read_embeddings, read_manifest, read_predicted, read_version
 from genrag_cli.stores.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -24,6 +24,7 @@ from genrag_cli.stores.layout import (
     MANIFEST,
     VERSION_KEYS,
     derived_file,
+    digest_manifest,
     embedding_file,
     file_word,
     predicts_file,
@@ -228,7 +229,7 @@ class BankWriter:
     def current_version(self, backbone: str) -> dict[str, Any] | None:
         """What the manifest says of the newest version of a backbone; None where there is none that can be used."""
         versions = self.manifest["backbones"][backbone]["versions"]
-        usable = versions and not versions[-1].get("withdrawn") and is_whole(self.folder, versions[-1])
+        usable = versions and not versions[-1].get("withdrawn") and not find_damage(self.folder, versions[-1])
         return versions[-1] if usable else None
 
     def add_version(self, backbone: str, arrays: dict[str, NDArray[Any]], entry: dict[str, Any]) -> None:
@@ -338,6 +339,7 @@ class BankWriter:
 
     def _save(self) -> None:
         kept = {k: v for k, v in self.manifest.items() if k not in _ELSEWHERE}
+        kept["manifest_sha256"] = self.manifest["manifest_sha256"] = digest_manifest(kept)
         with new_file(self.folder / MANIFEST) as temporary:
             temporary.write_text(_write_lines(kept) + "\n", encoding="utf-8")
 

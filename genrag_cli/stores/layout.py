@@ -7,9 +7,12 @@ A bank is a folder: `manifest.json`, `genes.json`, one file per section in `sect
 `embeddings/`, one per version in `derived/`, in `predicts/` the genes that a backbone predicts by itself, and where it
 was asked for one per section in `thumbnails/`, on which no prediction depends. The manifest is replaced in one step
 whenever a file is finished, so it holds what is short: what grows with the genes stands in `genes.json`, what grows
-with the versions in their own files.
+with the versions in their own files. Entries of files have their `sha256`, the manifest its own, `manifest_sha256`;
+one without is of an earlier version, and is read.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -135,6 +138,12 @@ def thumbnail_file(name: str) -> str:
 def derived_file(backbone: str, version: int) -> str:
     """Where anchors' head and gene statistics of one version stand within a bank."""
     return f"derived/{file_word(backbone)}.v{version}.zarr.zip"
+
+
+def digest_manifest(manifest: dict[str, Any]) -> str:
+    """What stands as `manifest_sha256` in a manifest: the digest of everything else in its file."""
+    content = {k: v for k, v in manifest.items() if k != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def find_escapes(manifest: Any) -> list[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genrag_cli.errors import BankError, OutputError
 from genrag_cli.stores.atomic import digest_file, new_file
-from genrag_cli.stores.bank import is_whole
+from genrag_cli.stores.bank import find_damage, is_whole
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.stores.layout import THUMBNAILS, thumbnail_file
 from genrag_cli.stores.zipped import opened, write_arrays
@@ -90,8 +90,8 @@ def read_thumbnails(folder: Path, entry: dict[str, Any], names: Sequence[str] | 
         BankError: where the file is missing or damaged, or lacks a spot.
     """
     file = entry["thumbnails"]
-    if not is_whole(folder, file):
-        raise BankError(f"{folder / file['file']} is missing or cut short", "Run build-bank --thumbnails again.")
+    if wrong := find_damage(folder, file):
+        raise BankError(f"the bank {folder} is damaged: {wrong[0]}", "Run build-bank --thumbnails again.")
     with opened(folder / file["file"]) as group:
         arrays = {element.path: group[element.path] for element in THUMBNAILS}
         place = {spot: i for i, spot in enumerate(group.attrs["spots"])}

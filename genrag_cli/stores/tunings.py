@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrag_cli.errors import BankError
-from genrag_cli.stores.bank import Bank, is_whole
+from genrag_cli.stores.bank import Bank, find_damage
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.stores.layout import tuning_file
 from genrag_cli.stores.zipped import read_about, read_arrays, write_arrays
@@ -35,7 +35,7 @@ def add_tuning(
     """
     entry = writer.manifest["backbones"][backbone]["versions"][version - 1]
     there = entry.get("tunings", [])
-    if there and there[-1]["key"] == about["key"] and not is_whole(writer.folder, there[-1]):
+    if there and there[-1]["key"] == about["key"] and find_damage(writer.folder, there[-1]):
         there.pop()
     number = len(there) + 1
     file = tuning_file(backbone, version, number)
@@ -71,9 +71,9 @@ def read_tuning(bank: Bank, number: int | None = None) -> tuple[int, dict[str, N
         )
     number = number or len(entries)
     entry = entries[number - 1]
-    if not is_whole(bank.folder, entry):
+    if wrong := find_damage(bank.folder, entry):
         raise BankError(
-            f"the bank {bank.folder} is damaged: {entry['file']} is missing or was changed",
+            f"the bank {bank.folder} is damaged: {wrong[0]}",
             f"Tune again: generag tune {bank.folder} --backbone {bank.backbone} --overwrite",
         )
     path = bank.folder / entry["file"]

@@ -36,7 +36,8 @@ import numpy as np
 from genrag_cli import __version__
 from genrag_cli.errors import GeneragError
 from genrag_cli.outputs.prediction import read_prediction
-from genrag_cli.stores.bank import Bank, read_manifest, verify_bank
+from genrag_cli.stores.bank import Bank, read_manifest
+from genrag_cli.stores.bank_check import verify_bank
 from genrag_cli.stores.embeddings import read_embeddings
 from genrag_cli.synthetic import write_cohort
 from genrag_cli.types import fingerprint

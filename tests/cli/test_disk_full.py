@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from genrag_cli.stores.bank import verify_bank
+from genrag_cli.stores.bank_check import verify_bank
 
 KIB = 1024
 

@@ -13,7 +13,8 @@ from genrag_cli.errors import UsageError
 from genrag_cli.pipeline.merge_banks import merge_banks
 from genrag_cli.pipeline.thumbnails import reference_tiles
 from genrag_cli.slides import open_slide
-from genrag_cli.stores.bank import Bank, verify_bank
+from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.bank_check import verify_bank
 from genrag_cli.types import Listener
 
 ROWS = np.array([40, 0, 7, 41])
@@ -36,9 +37,13 @@ def own(tmp_path_factory, cohort, built_bank, build_options, generag):
 def gone(own, tmp_path):
     """A copy of that bank whose slides cannot be found."""
     folder = shutil.copytree(own / "b.zarr", tmp_path / "b.zarr")
-    path = folder / "manifest.json"
-    path.write_text(path.read_text().replace(str(own / "train"), "/nowhere"))
+    move_slides(folder, str(own / "train"), "/nowhere")
     return folder
+
+
+def move_slides(folder, there, here):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text().replace(there, here)) | {"manifest_sha256": None}))
 
 
 def sections(folder):
@@ -109,15 +114,14 @@ def test_a_bank_without_thumbnails_says_that_it_keeps_none(bank):
     entries = json.loads(path.read_text())
     for entry in entries["sections"]:
         entry["slide"] = "/nowhere.tif"
-    path.write_text(json.dumps(entries))
+    path.write_text(json.dumps(entries | {"manifest_sha256": None}))
     tiles, sources = reference_tiles(Bank.open(bank, "stain"), ROWS)
     assert tiles == [None] * 4
     assert "the bank keeps no thumbnails of P" in sources[0]
 
 
 def test_another_file_in_the_slides_place_is_not_taken(own, gone):
-    path = gone / "manifest.json"
-    path.write_text(path.read_text().replace("/nowhere/images/P1_1.tif", str(own / "train" / "images" / "P3_1.tif")))
+    move_slides(gone, "/nowhere/images/P1_1.tif", str(own / "train" / "images" / "P3_1.tif"))
     _, sources = reference_tiles(Bank.open(gone, "stain"), np.array([0]))
     assert "P3_1.tif has another size than when the bank was built" in sources[0]
 

@@ -12,7 +12,8 @@ from genrag_cli.pipeline.anchors import AnchorOptions
 from genrag_cli.pipeline.change_bank import remove_sections
 from genrag_cli.stores import bank_writer
 from genrag_cli.stores.atomic import Parts
-from genrag_cli.stores.bank import Bank, verify_bank
+from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.bank_check import verify_bank
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import Listener
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from genrag_cli.errors import BankError, UsageError
 from genrag_cli.pipeline.anchors import AnchorOptions
 from genrag_cli.pipeline.merge_banks import merge_banks
-from genrag_cli.stores.bank import Bank, verify_bank
+from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.bank_check import verify_bank
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import Listener
 
@@ -23,7 +25,7 @@ def pair(built, tmp_path):
 
 def change(folder, **entries):
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries, "manifest_sha256": None}))
 
 
 def shuffle_genes(made_up, folder, names, kept):
@@ -146,7 +148,8 @@ def test_ids_that_contradict_each_other_are_refused(made_up, pair):
         text = json.dumps({"genes": made_up.GENES.tolist(), "gene_ids": [first, *[""] * 59]})
         path.write_text(text)
         manifest = json.loads((folder / "manifest.json").read_text())
-        change(folder, genes_file={**manifest["genes_file"], "bytes": len(text)})
+        facts = {"bytes": len(text), "sha256": sha256(text.encode()).hexdigest()}
+        change(folder, genes_file=manifest["genes_file"] | facts)
     with pytest.raises(BankError, match="such as G0: ENSG1 and ENSG2"):
         merge_banks(*pair, Listener())
 

@@ -13,7 +13,8 @@ import zarr
 from genrag_cli.errors import BankError
 from genrag_cli.pipeline.anchors import SCALES, STATISTICS, summarise
 from genrag_cli.stores import layout
-from genrag_cli.stores.bank import Bank, SectionReader, read_manifest, verify_bank
+from genrag_cli.stores.bank import Bank, SectionReader, read_manifest
+from genrag_cli.stores.bank_check import verify_bank
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import BackboneCard
 

@@ -6,7 +6,8 @@ import scipy.sparse as sp
 
 from genrag_cli.errors import BankError
 from genrag_cli.stores import bank_writer
-from genrag_cli.stores.bank import Bank, verify_bank
+from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.bank_check import verify_bank
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.types import BackboneCard
 
