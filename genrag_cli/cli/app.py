@@ -18,6 +18,7 @@ from genrag_cli.cli.options import TAKES_A_LINE
 from genrag_cli.cli.plot import plot
 from genrag_cli.cli.retrieve import retrieve
 from genrag_cli.cli.slurm import slurm
+from genrag_cli.cli.status import status
 from genrag_cli.cli.tune import tune
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command("embed")(embed)
 app.command("tune")(tune)
 app.command("retrieve")(retrieve)
 app.command("evaluate")(evaluate)
+app.command("status")(status)
 app.command("export")(export)
 app.command("explain")(explain)
 app.command("plot")(plot)

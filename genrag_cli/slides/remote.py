@@ -57,7 +57,7 @@ class RemoteSlide:
         self._process: _Process | None = _Process.take()
         self._streams = 0
         try:
-            facts = self._ask("open", path, pictures)
+            facts = self._ask("open", path, pictures, Path.cwd())
         except BaseException:
             self._drop()
             raise

@@ -5,7 +5,7 @@ tiles go through shared memory, everything else through the socket. Knows no bac
 
 | asked | answered |
 |---|---|
-| `open`, path, pictures | `ok` and the slide's facts |
+| `open`, path, pictures, folder | `ok` and the slide's facts |
 | `call`, function, arguments | `ok` and what the function returns, given the slide first |
 | `tiles`, stream, grid, rows, batch, workers | a `batch` for every `more`, in order |
 | `more`, stream, slot | `batch`, stream, slot, bad rows, CPU seconds so far |
@@ -110,10 +110,11 @@ class Server:
         else:
             self.send("ok", result)
 
-    def on_open(self, path: Path, pictures: bool) -> None:
-        """Opens a slide."""
+    def on_open(self, path: Path, pictures: bool, folder: Path) -> None:
+        """Opens a slide, whose path counts from a folder."""
 
         def work() -> dict[str, Any]:
+            os.chdir(folder)
             slide = self.slide = _ticking(_open_square(path, pictures), self.tick)
             try:
                 candidates: Any = slide.pixel_size_candidates()

@@ -151,8 +151,7 @@ class Claims:
         seen = self._seen.get(path)
         if seen is None or seen.text != text:
             seen = self._seen[path] = _Seen(text, time.monotonic())
-        content = read_claim(path) or {}
-        if content.get("boot") and content["boot"] == _boot() and not is_alive(int(content.get("pid", 0))):
+        if _has_ended(read_claim(path) or {}):
             return True
         return time.monotonic() - seen.since > self.lease_s
 
@@ -160,6 +159,12 @@ class Claims:
 def claim_path(target: Path) -> Path:
     """Where the claim of an output lies."""
     return target.with_name(f".{target.name}.claim")
+
+
+def is_held(target: Path) -> bool:
+    """Whether a worker seems to have an output: it has a claim, and is not a process of this machine that is gone."""
+    content = read_claim(claim_path(target))
+    return content is not None and not _has_ended(content)
 
 
 def read_claim(path: Path) -> dict[str, Any] | None:
@@ -171,6 +176,12 @@ def read_claim(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _has_ended(content: dict[str, Any]) -> bool:
+    """Whether the owner of a claim is a process of this machine that is gone."""
+    pid = content.get("pid")
+    return isinstance(pid, int) and content.get("boot") == _boot() != "" and not is_alive(pid)
 
 
 def _remove(path: Path, text: str) -> bool:
