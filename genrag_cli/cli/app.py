@@ -20,6 +20,7 @@ from genrag_cli.cli.retrieve import retrieve
 from genrag_cli.cli.slurm import slurm
 from genrag_cli.cli.status import status
 from genrag_cli.cli.tune import tune
+from genrag_cli.cli.verify import verify
 
 app = typer.Typer(
     name="generag",
@@ -40,6 +41,7 @@ app.command("explain")(explain)
 app.command("plot")(plot)
 app.command("demo")(demo)
 app.command("doctor")(doctor)
+app.command("verify")(verify)
 app.command("slurm", context_settings=TAKES_A_LINE)(slurm)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(bank.app, name="bank")

@@ -31,6 +31,7 @@ _HEAD_BYTES, _END_BYTES = 64, 22
 _LONGEST_LIST = 1 << 28
 _AT_ONCE = 1 << 20
 _SHOWN = 3
+_SUFFIXES = (".h5ad", ".zip")
 THREADS = 4
 
 
@@ -91,7 +92,7 @@ def check(path: Path) -> Seal:
         if path.exists() and not path.is_file():  # whoever reads from a pipe waits
             return Seal("damaged", "", "neither a file nor a folder")
         with path.open("rb") as file:
-            return _check_file(file, path.stat().st_size)
+            return _check_file(file, path.stat().st_size, path.suffix in _SUFFIXES)
     except FileNotFoundError:
         return Seal("damaged", "", "no such file or folder")
     except OSError as error:
@@ -103,11 +104,11 @@ def is_sealed_folder(path: Path) -> bool:
     return (path / DIGESTS).is_file()
 
 
-def _check_file(file: BinaryIO, size: int) -> Seal:
+def _check_file(file: BinaryIO, size: int, ours: bool) -> Seal:
     file.seek(max(0, size - SEAL_BYTES))
     found = _SEAL.fullmatch(file.read(SEAL_BYTES))
     if found is None:
-        return _check_without(file, size)
+        return _check_without(file, size, ours)
     digest, length = found[1].decode(), int(found[2])
     if size > length + SEAL_BYTES:
         return Seal(
@@ -121,14 +122,16 @@ def _check_file(file: BinaryIO, size: int) -> Seal:
     return Seal("whole", digest, "")
 
 
-def _check_without(file: BinaryIO, size: int) -> Seal:
-    """A file that does not end in a seal: it never had one, was changed, or was cut."""
+def _check_without(file: BinaryIO, size: int, ours: bool) -> Seal:
+    """A file that does not end in a seal: it never had one, was changed, or was cut; `ours` by its name."""
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     if head.startswith(_HDF5):
         return _check_hdf5(file, size, _end_of_hdf5(head))
     if head.startswith(_ZIP):
         return _check_zip(file, size)
+    if head and not ours:
+        return _UNSEALED
     found = "it is neither an HDF5 nor a zip file" if head else "it is empty"
     return Seal("damaged", "", f"damaged: {found}")
 

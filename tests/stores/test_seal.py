@@ -181,9 +181,10 @@ def test_no_mangled_file_is_whole(tmp_path_factory, kind, data):
 
 
 @pytest.mark.parametrize("size", [1, 50, SEAL_BYTES, SEAL_BYTES + 1])
-def test_short_rubbish_is_damaged(tmp_path, size):
-    (tmp_path / "a").write_bytes(b"x" * size)
-    assert check(tmp_path / "a").state == "damaged"
+def test_rubbish_under_a_name_of_ours_is_damaged(tmp_path, size):
+    for name, state in (("a.h5ad", "damaged"), ("a.zarr.zip", "damaged"), ("a.svs", "unsealed")):
+        (tmp_path / name).write_bytes(b"x" * size)
+        assert check(tmp_path / name).state == state
 
 
 def test_a_hole_of_a_terabyte_is_not_read(tmp_path):
