@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from genrag_cli.pipeline.batch.inputs import Job
     from genrag_cli.pipeline.batch.outcome import BatchOptions, Outcome
     from genrag_cli.pipeline.batch.work import Work
+    from genrag_cli.pipeline.options import RunOptions
 
 
 def choose_jobs(slides: Sequence[str], shard: str | None, listener: ConsoleListener) -> "list[Job]":
@@ -38,6 +39,26 @@ def choose_jobs(slides: Sequence[str], shard: str | None, listener: ConsoleListe
     mine = take_share(jobs, share)
     listener.say(f"share {share[0]}/{share[1]}: {len(mine)} of {len(jobs)} slides")
     return mine
+
+
+def make_batch(
+    run: "RunOptions",
+    jobs: "Sequence[Job]",
+    *,
+    wait: bool,
+    lease_s: float,
+    stage: Path | None,
+    overlay: bool,
+    debug: bool,
+) -> "BatchOptions":
+    """How the batch is run, from options and environment."""
+    from genrag_cli.pipeline.batch.outcome import BatchOptions
+    from genrag_cli.pipeline.batch.staging import place_for_remote
+
+    return BatchOptions(
+        overwrite=run.overwrite, dry_run=run.dry_run, wait=wait, lease_s=lease_s, overlay=overlay, debug=debug,
+        stage=place_for_remote(stage, jobs, dict(os.environ)), overlap=run.device != "cpu",
+    )  # fmt: skip
 
 
 def run_slides(

@@ -1,10 +1,9 @@
 """`generag embed`."""
 
-import os
 from pathlib import Path
 
 from genrag_cli.cli import options as opt
-from genrag_cli.cli.batch import choose_jobs, run_slides
+from genrag_cli.cli.batch import choose_jobs, make_batch, run_slides
 from genrag_cli.cli.console import ConsoleListener, guarded
 from genrag_cli.cli.setup import expect_one_voice, load_all, make_run
 
@@ -45,8 +44,6 @@ def embed(
     debug: opt.Debug = False,
 ) -> None:
     """Turn the tissue of slides into embeddings: tissue -> grid in um -> tiles -> backbone."""
-    from genrag_cli.pipeline.batch.outcome import BatchOptions
-    from genrag_cli.pipeline.batch.staging import place_for_remote
     from genrag_cli.pipeline.embed import ENDING, Embedding
     from genrag_cli.pipeline.options import SlideOptions
     from genrag_cli.stores.bank import read_manifest
@@ -67,9 +64,6 @@ def embed(
         manifest=manifest,
     )  # fmt: skip
 
-    batch = BatchOptions(
-        overwrite=overwrite, dry_run=dry_run, wait=wait, lease_s=lease, overlay=not no_overlay, debug=debug,
-        stage=place_for_remote(stage, jobs, dict(os.environ)),
-    )  # fmt: skip
+    batch = make_batch(run, jobs, wait=wait, lease_s=lease, stage=stage, overlay=not no_overlay, debug=debug)
     work = Embedding(loaded.backbone, out, options, geometry, run)
     run_slides(work, jobs, out, (ENDING,), batch, listener, lambda o: {"embeddings": str(o.target)}, as_json=json)

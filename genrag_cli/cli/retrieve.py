@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrag_cli.cli import options as opt
-from genrag_cli.cli.batch import choose_jobs, run_slides
+from genrag_cli.cli.batch import choose_jobs, make_batch, run_slides
 from genrag_cli.cli.console import ConsoleListener, guarded
 from genrag_cli.cli.setup import expect_alone, expect_one_voice, load_for_bank, make_run, open_bank
 from genrag_cli.pipeline.options import Preset, Solving, Written
@@ -90,6 +90,12 @@ def retrieve(
             help="Memory for the bank; a larger one streams from disk. Default: half of what is free.",
         ),
     ] = None,
+    no_verify: Annotated[
+        bool,
+        typer.Option(
+            "--no-verify", help="Do not compare the bank's files with their digests first.", rich_help_panel="Run"
+        ),
+    ] = False,
     spots: opt.Spots = None,
     mpp: opt.Mpp = None,
     strict_mpp: opt.StrictMpp = False,
@@ -118,8 +124,6 @@ def retrieve(
 ) -> None:
     """Predict expression for every tissue spot of slides, each value traceable to its reference spots."""
     from genrag_cli.pipeline.batch.inputs import Job
-    from genrag_cli.pipeline.batch.outcome import BatchOptions
-    from genrag_cli.pipeline.batch.staging import place_for_remote
     from genrag_cli.pipeline.elsewhere import Elsewhere
     from genrag_cli.pipeline.guess import guessed_by
     from genrag_cli.pipeline.options import SlideOptions, SolveOptions
@@ -127,9 +131,11 @@ def retrieve(
     from genrag_cli.pipeline.retrieve import Retrieval
     from genrag_cli.pipeline.strength_from import strength_of
     from genrag_cli.pipeline.tuning.choice import choose_tuning
+    from genrag_cli.stores.bank_check import verify_sections
 
     expect_one_voice(as_json=json, events=events)
-    listener = ConsoleListener(quiet=quiet or os.environ.get("RANK", "0") != "0", verbose=verbose, events=events)
+    follows = os.environ.get("RANK", "0") != "0"  # another rank of torchrun leads
+    listener = ConsoleListener(quiet=quiet or follows, verbose=verbose, events=events and not follows)
     slide_options = SlideOptions(
         mpp, strict_mpp, fov_um, pitch_um, spots, tissue, lattice, overlap, min_tissue, max_bad_tiles
     )
@@ -164,15 +170,14 @@ def retrieve(
         expect_alone([backbone], weights, backbone_option, unsafe_pickle=unsafe_pickle, views=views)
         jobs = jobs or [Job("", rows.path.name.split(".")[0])]
     listener.say(f"{bank}: {opened.n_spots} spots of {len(opened.sections)} sections, version {opened.number}")
+    if not (no_verify or dry_run or follows):
+        verify_sections(opened, listener)
     scratch = out.parent if out.suffix in (".h5ad", ".zarr") else out
     guessed = guessed_by(loaded.backbone if loaded else None, foreign)
     tuning = choose_tuning(
         opened, solve_options, guessed=guessed is not None, untuned=untuned, listener=listener
     )  # fmt: skip
-    batch = BatchOptions(
-        overwrite=overwrite, dry_run=dry_run, wait=wait, lease_s=lease, overlay=not no_overlay, debug=debug,
-        stage=place_for_remote(stage, jobs, dict(os.environ)),
-    )  # fmt: skip
+    batch = make_batch(run, jobs, wait=wait, lease_s=lease, stage=stage, overlay=not no_overlay, debug=debug)
     with QuerySpace.of(
         opened, solve_options, run, listener, scratch=scratch, guessed=guessed, own_anchors=foreign is None,
         tuning=tuning,

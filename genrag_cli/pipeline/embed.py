@@ -31,6 +31,11 @@ class BegunEmbedding:
         """The spots."""
         return self.laid.grid
 
+    def advance(self) -> None:
+        """Embeds the spots."""
+        if self.embeddings is not None:
+            self.embeddings.advance()
+
     def close(self) -> None:
         """Ends the reading and closes the slide."""
         if self.embeddings is not None:

@@ -161,6 +161,7 @@ class SlideEmbeddings:
             if not self.done:
                 listener.say(f"{path}: made with other options or from another slide; doing it again")
         parts = Parts(path, fingerprint(self.key, READING), "parts")
+        self._stage = f"embed {slide.slide_id}"
         self.making = _Making(slide, grid, backbone, parts, run, reading_order(slide, grid), n_bad_allowed)
 
     @property
@@ -174,6 +175,11 @@ class SlideEmbeddings:
         """Begins to read tiles, if any are to be read."""
         if not self.done:
             self.making.begin()
+
+    def advance(self) -> None:
+        """Reads and encodes, so that little is left for `finish`; raises as that does."""
+        if not self.done:
+            self.making.compute(self.listener, self._stage)
 
     def finish(self, expect_unchanged: Callable[[], None] = lambda: None) -> Embeddings:
         """The embeddings; their grid lacks the spots whose tiles could not be read.
@@ -197,7 +203,7 @@ class SlideEmbeddings:
         if beyond:
             listener.say(f"{slide.slide_id}: {beyond} tiles reach past the edge of the slide; white there")
         try:
-            making.compute(listener, f"embed {slide.slide_id}")
+            making.compute(listener, self._stage)
         finally:
             making.end()
         kept = np.array([row for row in range(len(grid)) if row not in making.bad], np.int64)

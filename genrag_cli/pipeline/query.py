@@ -80,6 +80,8 @@ class Query:
     laid: LaidOut | None = None
     """None where there are no pixels."""
     close: Callable[[], None] = lambda: None
+    advance: Callable[[], None] = lambda: None
+    """Embeds, so that `embed` has little left to do."""
 
     @property
     def pixels(self) -> bool:
@@ -161,7 +163,7 @@ def _query_of(
     return Query(
         slide.slide_id, grid, card, laid.digest, about, embed, tiles,
         functools.partial(_thumbnail, slide, laid.pixel_size), loading["options"], options.spots is not None,
-        laid, close,
+        laid, close, lambda: None if making is None else making.advance(),
     )  # fmt: skip
 
 

@@ -23,6 +23,9 @@ class BatchOptions:
     """Folder on local disk that slides are copied to."""
     overlay: bool = True
     """Write a picture of tissue and spots, and the contours of the tissue, for each slide."""
+    overlap: bool = False
+    """Embed the next slide too while the current one is solved and written, not just read it: for devices that this
+    leaves idle; on CPUs both would only slow each other."""
     debug: bool = False
     """Let unexpected errors through."""
 

@@ -191,6 +191,8 @@ class Batch(Generic[B]):
         if taken.found is not None:
             return
         taken.begun = self.work.begin(job, taken.source, taken.listener)
+        if self.options.overlap and not self.options.dry_run:
+            taken.begun.advance()
 
     def _find_done(self, taken: _Taken[B]) -> Finished | None:
         """What stands already and was made in just this way."""

@@ -34,6 +34,10 @@ class Begun(Protocol):
     def close(self) -> Any:
         """Closes the slide; closing again does nothing."""
 
+    @property
+    def advance(self) -> Any:
+        """Does what needs nothing but the slide and the backbone, so that less is left to finish."""
+
 
 B = TypeVar("B", bound=Begun)
 
