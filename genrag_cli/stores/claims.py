@@ -6,6 +6,7 @@ whoever looks, belongs to nobody any more. No two clocks are ever compared. Does
 """
 
 import contextlib
+import glob
 import json
 import os
 import threading
@@ -60,9 +61,11 @@ class Claim:
         """Lets others have it."""
         self._ended.set()
         self._thread.join()
-        if self._is_ours():
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if self._is_ours():
                 self.path.unlink()
+                for left in self.path.parent.glob(f"{glob.escape(self.path.name)}.*"):  # of who died while taking over
+                    left.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -131,10 +134,14 @@ class Claims:
                 handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
             except FileExistsError:
                 return None
-            with os.fdopen(handle, "wb") as file:
-                file.write(_content(nonce, 0))
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(_content(nonce, 0))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:  # a full disk; nobody is to wait for a claim that nobody holds
+                path.unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise explain(error, path) from error
         self._seen.pop(path, None)
@@ -200,8 +207,11 @@ def _remove(path: Path, text: str) -> bool:
 
 
 def _read(path: Path) -> str:
+    """What a watcher sees of a claim: its text; of one that may not be read, when it was renewed last."""
     try:
         return path.read_text()
+    except PermissionError:
+        return str(path.stat().st_mtime_ns)
     except OSError:
         return ""
 

@@ -92,7 +92,8 @@ def read_status(path: Path) -> SlideStatus | None:
         status = SlideStatus(**{k: v for k, v in content.items() if k in known})
     except TypeError:
         return None
-    sound = isinstance(status.size, int) and isinstance(status.seconds, dict) and isinstance(status.attempts, int)
+    tables, numbers = (status.seconds, status.facts), (status.size, status.attempts)
+    sound = all(isinstance(v, dict) for v in tables) and all(isinstance(v, int) for v in numbers)
     return status if sound else None
 
 
