@@ -36,9 +36,22 @@ def start(write, tmp_path):
         given = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "FOLDER": str(tmp_path)}
         given |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "7"}
         with (tmp_path / "err").open("w") as err:
-            return subprocess.Popen(["bash", "a.sbatch"], cwd=tmp_path, env=given | environ, stderr=err)
+            return subprocess.Popen(
+                ["bash", "a.sbatch"], cwd=tmp_path, env=given | environ, stderr=err, start_new_session=True
+            )
 
     return run
+
+
+@pytest.fixture
+def wait(tmp_path):
+    """`wait(process)` until its stand-in has made the file `ready`."""
+
+    def until_ready(process):
+        while process.poll() is None and not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+
+    return until_ready
 
 
 def directives(text):
@@ -148,23 +161,31 @@ def test_after_twenty_restarts_it_is_enough(start, tmp_path):
     assert not (tmp_path / "scontrol.said").exists()
 
 
-@pytest.mark.parametrize(("number", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
-def test_a_signal_reaches_the_command_which_is_waited_for(start, tmp_path, number, again):
-    stand_in = """trap 'sleep 0.5; echo "$FOLDER" > "$FOLDER/kept"; exit 75' USR1 TERM
-    touch "$FOLDER/ready"; while true; do sleep 0.1; done"""
-    process = start(stand_in)
-    while process.poll() is None and not (tmp_path / "ready").exists():
-        time.sleep(0.01)
-    os.kill(process.pid, number)
+STOPS = """trap 'sleep 0.5; echo >> "$FOLDER/kept"; exit 75' USR1 TERM
+touch "$FOLDER/ready"; while true; do sleep 0.1; done"""
+
+
+def test_the_signal_before_the_limit_reaches_the_command_which_is_waited_for(start, wait, tmp_path):
+    process = start(STOPS)
+    wait(process)
+    os.kill(process.pid, signal.SIGUSR1)
     assert process.wait() == 75
     assert (tmp_path / "kept").exists()
-    assert (tmp_path / "scontrol.said").exists() == again
+    assert (tmp_path / "scontrol.said").exists()
 
 
-def test_a_signal_before_the_command_listens_is_not_the_end(start, tmp_path):
+def test_a_task_that_is_taken_away_stops_once_and_is_not_queued_again(start, wait, tmp_path):
+    process = start(STOPS)
+    wait(process)
+    os.killpg(process.pid, signal.SIGTERM)  # as SLURM does it
+    assert process.wait() == 75
+    assert (tmp_path / "kept").read_text() == "\n"
+    assert not (tmp_path / "scontrol.said").exists()
+
+
+def test_a_signal_before_the_command_listens_is_not_the_end(start, wait, tmp_path):
     process = start('touch "$FOLDER/ready"; exec sleep 60')
-    while process.poll() is None and not (tmp_path / "ready").exists():
-        time.sleep(0.01)
+    wait(process)
     os.kill(process.pid, signal.SIGUSR1)
     assert process.wait() == 138
     assert (tmp_path / "scontrol.said").exists()

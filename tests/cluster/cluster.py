@@ -48,7 +48,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 MailProg=/bin/true
-ReturnToService=2
+ReturnToService=0
 SlurmdTimeout=300
 KillWait=30
 MinJobAge=3600
@@ -166,15 +166,15 @@ class Cluster:
         text = self.call("scontrol", "show", "job", array)
         return dict(re.findall(r"ArrayTaskId=(\S+).*?JobState=(\S+)", text, re.DOTALL))
 
-    def start_now(self, task: str, restarts: int = 1) -> None:
-        """Once a task is back in the queue for the n-th time, lets it start; else SLURM has it wait for two minutes."""
+    def start_now(self, task: str, *changes: str) -> None:
+        """Once a task is back in the queue, changes it and lets it start; else SLURM has it wait for two minutes."""
 
         def is_back() -> bool:
             said = self.describe(task)
-            return said["JobState"] == "PENDING" and int(said["Restarts"]) >= restarts
+            return said["JobState"] == "PENDING" and said["Restarts"] != "0"
 
-        self.wait_until(is_back, 30)
-        self.call("scontrol", "update", f"JobId={task}", "StartTime=now")
+        self.wait_until(is_back, 60)
+        self.call("scontrol", "update", f"JobId={task}", *changes, "StartTime=now")
 
     def wait_for(self, array: str, seconds: float, ended: tuple[str, ...] = ("COMPLETED", "FAILED")) -> dict[str, str]:
         """Waits until every task has ended, and returns their states."""
@@ -200,13 +200,18 @@ class Cluster:
         """Until the controller looks at time limits next."""
         return TICK_S - (time.monotonic() - self._began) % TICK_S
 
-    def processes(self, *words: str) -> list[int]:
-        """Ids of what was started by this cluster, jobs included, with all these words in its command line."""
-        mark, found = f"SLURM_CONF={self.environ['SLURM_CONF']}".encode(), []
+    def processes(self, words: str = "", variable: str = "") -> list[int]:
+        """Ids of what this cluster started, jobs included.
+
+        Args:
+            words: must stand in the command line, one space between them.
+            variable: NAME=VALUE that must stand in the environment.
+        """
+        wanted, found = {f"SLURM_CONF={self.environ['SLURM_CONF']}", variable} - {""}, []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                said = (folder / "cmdline").read_bytes()
-                if mark in (folder / "environ").read_bytes().split(b"\0") and all(w.encode() in said for w in words):
+                line = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
+                if words in line and wanted <= set((folder / "environ").read_text(errors="replace").split("\0")):
                     found.append(int(folder.name))
         return found
 

@@ -1,12 +1,22 @@
 """A made-up cohort whose slides take some seconds each, what one process makes of it, and a SLURM to share it out."""
 
+import importlib.util
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from genrag_cli.synthetic import write_cohort
+
+TESTS = Path(__file__).parent.parent
 CLUSTER = runpy.run_path(str(Path(__file__).with_name("cluster.py")))
-IN_PROCESS = runpy.run_path(str(Path(__file__).parent.parent / "cli" / "conftest.py"))
+IN_PROCESS = runpy.run_path(str(TESTS / "cli" / "conftest.py"))
+OPTIONS = ("--backbone", "stain", "--alpha", "0.003", "--genes", "20", "--pitch-um", "40", "--lease", "5")
+"""About 950 spots on a slide, in four blocks of tiles; a dead worker's slide is free after five seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +32,54 @@ def cluster():
 def generag():
     """`generag(*args) -> Ran` in this process."""
     return IN_PROCESS["run_in_process"]
+
+
+@pytest.fixture(scope="session")
+def read_content():
+    """`read_content(folder)`: digests of everything in its outputs but the command line and times."""
+    spec = importlib.util.spec_from_file_location("kill_driver", TESTS / "benchmarks" / "kill.py")
+    driver = sys.modules["kill_driver"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(driver)
+
+    def read(folder):
+        kept = {k: v for k, v in driver.read_content(folder).items() if ".h5ad/" in k}
+        assert len({k.partition("/")[0] for k in kept}) == 6
+        return kept
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory, generag, read_content):
+    """Six slides and a bank in a folder, and what one process in one run makes of the six (`expected`)."""
+    folder = tmp_path_factory.mktemp("six")
+    write_cohort(folder / "train", patients=2, size_px=1200, n_genes=60)
+    write_cohort(folder / "held", patients=2, sections_per_patient=3, seed=1, size_px=1200, n_genes=60)
+    (folder / "held" / "images").rename(folder / "slides")
+    built = generag(
+        "build-bank", folder / "train", "--patients", "prefix", "--backbone", "stain", "--bank", folder / "b.zarr"
+    )
+    assert built.code == 0, built.err
+    line = ("retrieve", "slides", "--bank", "b.zarr", *OPTIONS)
+    # Once before it counts: the process that compiles the solver gets other last digits of gaps than one that loads it.
+    _run(folder, "retrieve", "slides/P1_1.tif", *line[2:], "--pitch-um", "200", "--workers", "1", "--out", "first")
+    _run(folder, *line, "--workers", "1", "--out", "one process")
+    return SimpleNamespace(folder=folder, line=line, expected=read_content(folder / "one process"))
+
+
+def _run(folder, *command):
+    done = subprocess.run(
+        [sys.executable, "-m", "genrag_cli", *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def path_to_generag():
+    """PATH with the console script of the package under test in front."""
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -141,13 +141,14 @@ fi
 # Where nodes have no network, weights must be there before (generag backbones fetch NAME); then no time goes on asking:
 # export HF_HUB_OFFLINE=1
 
-# SLURM sends USR1 to this shell {signal_s} s before the time limit, and TERM when it takes the job away (scancel,
-# preemption, the limit itself). generag finishes its block on either, keeps what it has, and ends with 75.
+# SLURM sends USR1 to this shell alone, {signal_s} s before the time limit. TERM, where the job is taken away (scancel,
+# preemption, the limit itself), it sends to generag as well, which a second TERM would stop at once. On either generag
+# finishes its block, keeps what it has, and ends with 75.
 taken=no
 heard=no
 worker=
 trap 'heard=yes; kill -s USR1 "$worker" 2>/dev/null' USR1
-trap 'heard=yes; taken=yes; kill -s TERM "$worker" 2>/dev/null' TERM
+trap 'heard=yes; taken=yes' TERM
 
 {stage_note}generag {words} &
 worker=$!
@@ -166,6 +167,7 @@ if [ "$code" -eq 75 ] || [ "$code" -eq 138 ]; then
     echo "stopped by SLURM" >&2
   elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
     # By its number in the array: the bare id of one of the tasks would stand for all of them.
+    echo "stopped with exit code $code, queued again" >&2
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
   else
     echo "stopped after {restarts} restarts; submit this file again to go on" >&2
