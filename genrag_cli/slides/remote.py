@@ -1,41 +1,23 @@
 """Slides that another process reads, so that a damaged file can take down that process and nothing else.
 
-The process (`slides.serve`) is started once and used for one slide after the other; one that died, hung or took too
-much memory is replaced for the next slide. Knows the socket and the shared memory between the two. Decodes nothing.
+The process (`slides.decoder`) is started once and used for one slide after the other; one that died, hung or took too
+much memory is replaced for the next slide. Knows what is asked and what comes back. Decodes nothing.
 """
 
-import atexit
 import contextlib
-import mmap
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 
-from genrag_cli import stopping
 from genrag_cli.errors import SlideError
 from genrag_cli.slides.base import Level, Pixels, Slide
+from genrag_cli.slides.decoder import Decoder
 from genrag_cli.types import Ints, TileBatch, TileGrid
-
-PATIENCE_S = 600.0
-"""How long no read may finish before the process that reads is taken for hanging; `GENERAG_READ_TIMEOUT` sets it."""
-MEMORY_SHARE = 0.5
-"""Of the machine's memory that the process may take beyond its libraries."""
-
-_LOOK_S = 0.5
-"""Between two looks at whether a stop was asked for."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,7 +36,7 @@ class RemoteSlide:
 
     def __init__(self, path: Path, *, pictures: bool = False) -> None:
         self.path = path
-        self._process: _Process | None = _Process.take()
+        self._process: Decoder | None = Decoder.take()
         self._streams = 0
         try:
             facts = self._ask("open", path, pictures, Path.cwd())
@@ -144,7 +126,7 @@ class RemoteSlide:
     def _ask(self, what: str, *arguments: Any) -> Any:
         return self._own().ask(self.path, what, *arguments)
 
-    def _own(self) -> "_Process":
+    def _own(self) -> Decoder:
         if self._process is None:
             raise SlideError(f"{self.path}: closed already")
         return self._process
@@ -159,7 +141,7 @@ class TileStream:
     """Tiles that are being read over there; as many batches ahead as were asked for, and not one more."""
 
     def __init__(
-        self, process: "_Process", number: int, path: Path, grid: TileGrid, rows: Ints, batch: int, workers: int,
+        self, process: Decoder, number: int, path: Path, grid: TileGrid, rows: Ints, batch: int, workers: int,
         ahead: int,
     ) -> None:  # fmt: skip
         self._process, self._number, self._path = process, number, path
@@ -197,10 +179,9 @@ class TileStream:
         if not self._process.alive:
             return
         self._process.send("end", self._number)
-        while True:
-            what, *rest = self._process.receive(self._path, stoppable=False)
-            if what == "ended" and rest[0] == self._number:
-                return
+        with contextlib.suppress(SlideError):  # of a process that died; nothing is being read there either
+            while self._process.receive(self._path, stoppable=False) != ("ended", self._number):
+                pass
 
     def _ask_for(self, n: int) -> None:
         for _ in range(min(n, len(self._free), self._total - self._asked)):
@@ -227,168 +208,3 @@ class TileStream:
         self._arrived.append(TileBatch(rows, pixels.reshape(n, *self._shape[1:]).copy(), bad))
         self._came += 1
         self._free.append(slot)
-
-
-class _Process:
-    """A process that reads, and the line to it."""
-
-    _idle: "list[_Process]" = []  # noqa: RUF012 - shared on purpose
-    _lock = threading.Lock()
-
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._file = _anonymous_file()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - held as long as the process
-        self._size = 0
-        command = [
-            sys.executable, "-m", "genrag_cli.slides.serve", str(theirs.fileno()), str(self._file.fileno()),
-            str(memory_limit()),
-        ]  # fmt: skip
-        self._child = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(), self._file.fileno()), stdin=subprocess.DEVNULL,
-            stdout=self._said, stderr=self._said,
-        )  # fmt: skip
-        theirs.close()
-        self._line = Connection(ours.detach())
-        self._kept: deque[Any] = deque()
-        self.alive = True
-
-    @classmethod
-    def take(cls) -> "_Process":
-        """One that waits for work, or a new one."""
-        with cls._lock:
-            while cls._idle:
-                waiting = cls._idle.pop()
-                if waiting._child.poll() is None:
-                    return waiting
-                waiting.kill()
-        return cls()
-
-    def give_back(self) -> None:
-        """Keeps it for the next slide."""
-        self._kept.clear()
-        with self._lock:
-            self._idle.append(self)
-
-    def share(self, size: int) -> mmap.mmap:
-        """Shared memory of at least this size."""
-        size = max(size, 1)
-        if size > self._size:
-            os.ftruncate(self._file.fileno(), size)
-            self._size = size
-        return mmap.mmap(self._file.fileno(), size)
-
-    def send(self, *message: Any) -> None:
-        """Says something; that nobody listens any more shows when an answer is waited for."""
-        with contextlib.suppress(OSError):
-            self._line.send(message)
-
-    def ask(self, path: Path, what: str, *arguments: Any, stoppable: bool = True) -> Any:
-        """Asks and waits for the answer; batches that come before it are kept.
-
-        Raises:
-            SlideError: as the other side says, or where it is gone.
-            Stopped: see `receive`.
-        """
-        self.send(what, *arguments)
-        while True:
-            message = self.receive(path, stoppable=stoppable)
-            if message[0] == "ok":
-                return message[1]
-            if message[0] == "failed":
-                _, kind, text, hint = message
-                raise kind(text, hint)
-            self._kept.append(message)
-
-    def next_batch(self, path: Path) -> Any:
-        """The next thing said about tiles; raises as `receive`."""
-        return self._kept.popleft() if self._kept else self.receive(path)
-
-    def receive(self, path: Path, *, stoppable: bool = True) -> Any:
-        """The next thing said, ticks left out.
-
-        Raises:
-            SlideError: where the process died, or nothing was read for too long.
-            Stopped: where a stop was asked for; the process, which may be at work, is ended.
-        """
-        self.expect_alive(path)
-        patience = float(os.environ.get("GENERAG_READ_TIMEOUT") or PATIENCE_S)
-        silent_since = time.monotonic()
-        while True:
-            if stoppable and stopping.is_asked():
-                self.kill()
-                stopping.check()
-            try:
-                if not self._line.poll(min(patience, _LOOK_S)):
-                    if time.monotonic() - silent_since >= patience:
-                        self.kill()
-                        raise SlideError(
-                            f"{path}: nothing could be read for {patience:g} s",
-                            "Is its disk or file server there? GENERAG_READ_TIMEOUT sets how long is waited.",
-                        )
-                    continue
-                message = self._line.recv()
-            except (EOFError, OSError) as error:
-                raise SlideError(
-                    f"{path}: the process that read it died{self._last_words()}",
-                    "The file is damaged in a way that takes its reader down; copy it again.",
-                ) from error
-            if message[0] != "tick":
-                return message
-            silent_since = time.monotonic()
-
-    def expect_alive(self, path: Path) -> None:
-        """Refuses to ask a process that has ended.
-
-        Raises:
-            SlideError: where it has.
-        """
-        if not self.alive:
-            raise SlideError(f"{path}: the process that read it has ended", "Run the same command again.")
-
-    def kill(self) -> None:
-        """Ends the process."""
-        self.alive = False
-        if self._child.poll() is None:
-            self._child.kill()
-        self._child.wait()
-        self._line.close()
-        self._file.close()
-        self._said.close()
-
-    def _last_words(self) -> str:
-        """Signal or exit code, and the last line that the process wrote."""
-        self.alive = False
-        try:
-            code = self._child.wait(5)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            code = self._child.wait()
-        self._said.seek(0)
-        lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
-        name = f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
-        return name + (f": {lines[-1][:200]}" if lines else "")
-
-
-def _anonymous_file() -> IO[bytes]:
-    """A file in memory where the system has such, else one without a name."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("generag-tiles"), "r+b", buffering=0)
-    return tempfile.TemporaryFile()
-
-
-def memory_limit() -> int:
-    """Bytes that a process that reads may take beyond its libraries."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 0
-    return int(MEMORY_SHARE * total)
-
-
-@atexit.register
-def end_idle() -> None:
-    """Ends the processes that wait for work."""
-    with _Process._lock:
-        while _Process._idle:
-            _Process._idle.pop().kill()

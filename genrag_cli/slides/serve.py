@@ -1,6 +1,6 @@
 """The process that decodes: it opens slides, reads what it is asked for, and may die of a damaged file without loss.
 
-Run as `python -m genrag_cli.slides.serve SOCKET MEMORY LIMIT` by `slides.remote`, which knows the other end. Pixels of
+Run as `python -m genrag_cli.slides.serve SOCKET MEMORY LIMIT` by `slides.decoder`, which knows the other end. Pixels of
 tiles go through shared memory, everything else through the socket. Knows no backbone, bank or output.
 
 | asked | answered |
@@ -17,7 +17,6 @@ import contextlib
 import mmap
 import os
 import resource
-import signal
 import sys
 import threading
 import time
@@ -46,8 +45,6 @@ def main() -> None:
     """Serves until the other end is gone."""
     fd, memory, limit = (int(text) for text in sys.argv[1:4])
     _end_with_parent()
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # meant for whoever asks, and who ends this process when it is done
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if limit:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
