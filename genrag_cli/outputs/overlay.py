@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genrag_cli.errors import OutputError
 from genrag_cli.types import Doubles
 
 LONG_SIDE_PX = 1500
@@ -65,11 +64,8 @@ def write_overlay(pixels: NDArray[np.uint8], path: Path) -> None:
     The same pixels give the same bytes.
 
     Raises:
-        OutputError: where the path cannot be written.
+        OSError: where the path cannot be written.
     """
     from PIL import Image
 
-    try:
-        Image.fromarray(pixels).save(path, format="PNG")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}", "Give a path in a folder that you may write to.") from error
+    Image.fromarray(pixels).save(path, format="PNG")
