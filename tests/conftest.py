@@ -5,6 +5,9 @@ takes none, as -n 0 does.
 """
 
 import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("real-data tests skipped although the data is there: a failure")
         for name in _skipped_real:
             terminalreporter.line(name)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int | None], None]]]:
+    """A folder on a disk of 8 MiB, and a function that leaves so many KiB of it free."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small disk can be mounted by root only")
+
+    def leave(kib: int | None) -> None:
+        ballast = folder / ".ballast"
+        ballast.unlink(missing_ok=True)
+        if kib is not None:
+            ballast.write_bytes(bytes(shutil.disk_usage(folder).free - kib * 1024))
+
+    yield folder, leave
+    subprocess.run(["umount", folder], check=True)
