@@ -8,8 +8,8 @@ encoder would have given. Everything else is the command that a person types, in
 that of the whole process with Python and the libraries. The same bytes are then written by h5py alone, from one block
 of numbers in memory, in the same chunks and flushed to disk: what no writer can do faster. One file stands at a time.
 
-Parts are told apart by what the command says and when: before the first block is solved, solving, everything between
-the last block solved and the last block of expression written, and what follows (digest, flush, rename, exit).
+Parts are told apart by what the command says and when: until embeddings are read and standardised, then until the last
+spot is solved, until the last block of expression is handed over, and what follows (digest, flush, rename, exit).
 """
 
 import argparse
@@ -182,12 +182,14 @@ def measure(kind: str, asked: argparse.Namespace) -> dict[str, Any]:
         sys.exit(f"{kind}: the command ended with {process.returncode}")
     size = out.stat().st_size if out.is_file() else sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     shutil.rmtree(out) if out.is_dir() else out.unlink()
+    ready = when(said, "embeddings standardised by")
     solved, written = (when(said, f"{word} slide", f"{asked.spots}/{asked.spots}") for word in ("retrieve", "write"))
-    solve = next(float(line.split("solved in ")[1].split()[0]) for _, line in said if "solved in " in line)
-    return {
-        "kind": kind, "before": solved - solve, "solve": solve, "write": written - solved, "after": total - written,
+    found = {
+        "kind": kind, "before": ready, "solve": solved - ready, "write": written - solved, "after": total - written,
         "written": total - solved, "total": total, "peak_mb": used.ru_maxrss * 1024 / MB, "bytes": size,
     }  # fmt: skip
+    print(json.dumps(found), file=sys.stderr, flush=True)
+    return found
 
 
 def when(said: list[tuple[float, str]], *words: str) -> float:
