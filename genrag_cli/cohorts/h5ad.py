@@ -15,7 +15,7 @@ import numpy as np
 
 from genrag_cli.cohorts.base import Measured, assemble_measured, lattice_indices, unique_genes
 from genrag_cli.cohorts.controls import find_genes
-from genrag_cli.errors import CohortError
+from genrag_cli.errors import CohortError, GeneragError
 from genrag_cli.types import Doubles, GeneNames, Ints, Strings
 
 COUNTS_LAYER = "layers/counts"
@@ -181,8 +181,15 @@ def opened(path: Path) -> Iterator[Any]:
             missing = [*(["X"] if "X" not in file else []), *missing]
             raise CohortError(f"{path}: not an AnnData file, it has no {', '.join(missing)}")
         yield file
-    except (OSError, KeyError) as error:  # h5py and anndata name neither file nor remedy
-        raise CohortError(f"{path}: damaged, or not as AnnData writes it ({error})") from error
+    except GeneragError:
+        raise
+    except MemoryError as error:
+        raise CohortError(f"{path}: more memory is needed to read it than there is", "Is it damaged?") from error
+    except Exception as error:  # of damaged bytes h5py and anndata raise anything, and name neither file nor remedy
+        found = str(error) or type(error).__name__
+        raise CohortError(
+            f"{path}: damaged, or not as AnnData writes it ({found})", "Copy or write it again."
+        ) from error
     finally:
         if not path.is_dir():
             file.close()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrag_cli.errors import OutputError
+from genrag_cli.errors import GeneragError, OutputError
 from genrag_cli.outputs import keys
 from genrag_cli.types import Expression, Floats, Scale, SparseCodes, Strings, TileGrid
 
@@ -84,7 +84,10 @@ def write_prediction(
                 # The mask is all True but for patches: packed, it takes next to nothing.
                 packing = {"X": {}, _LAYER: {"compression": "gzip", "compression_opts": 1}}
                 _fill(
-                    lambda name, kind: file.create_dataset(name, (n, g), kind, chunks=_chunks(n, g), **packing[name]),
+                    # HDF5 has no chunks of nothing, as where no tissue was found.
+                    lambda name, kind: file.create_dataset(
+                        name, (n, g), kind, chunks=_chunks(n, g) if n else None, **packing[name]
+                    ),
                     blocks, n,
                 )  # fmt: skip
         return
@@ -293,6 +296,12 @@ def _opened(path: Path) -> Iterator[Any]:
         raise OutputError(f"{path} cannot be read: {error}", "Run `generag retrieve` again.") from error
     try:
         yield file
+    except GeneragError:
+        raise
+    except Exception as error:  # of a file that has no digest: libraries raise anything for what they cannot decode
+        raise OutputError(
+            f"{path} cannot be read: {type(error).__name__}: {error}", "Run `generag retrieve` again."
+        ) from error
     finally:
         if isinstance(file, h5py.File):
             file.close()

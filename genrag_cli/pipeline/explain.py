@@ -14,12 +14,13 @@ from genrag_cli.errors import CohortError, FeaturesError, SlideError, UsageError
 from genrag_cli.genes.align import columns
 from genrag_cli.outputs.figures import Explanation, OmegaSweep, Reference, draw_explanation, figure_format
 from genrag_cli.outputs.figures.explanation import MAX_GENES, MAX_REFERENCES
-from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
+from genrag_cli.outputs.prediction import StoredPrediction
 from genrag_cli.pipeline.export import open_bank_of
 from genrag_cli.pipeline.omega_sweep import Solved, named_slides, sweep_omega
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.pipeline.plot import N_PICKED, pick_genes
 from genrag_cli.pipeline.reported import patients_of
+from genrag_cli.pipeline.stored import read_stored
 from genrag_cli.pipeline.thumbnails import FROM_BANK, FROM_SLIDE, reference_tiles
 from genrag_cli.pipeline.truth import lay_beside, read_measured
 from genrag_cli.pipeline.tuning.tuning import Tuning
@@ -190,7 +191,7 @@ def plan_explanation(request: ExplainRequest) -> Strings:
 def _settle(request: ExplainRequest) -> _Asked:
     """Reads what a request names, and refuses what cannot be explained."""
     figure_format(request.out)
-    stored = read_prediction(request.path)
+    stored = read_stored(request.path)
     row = _find_spot(stored, request.spot)
     bank, tuning = open_bank_of(stored, request.bank)
     truth = None if request.truth is None else read_measured(request.truth, stored, request.listener)

@@ -8,8 +8,9 @@ import numpy as np
 
 from genrag_cli.errors import BankError, OutputError
 from genrag_cli.outputs import keys
-from genrag_cli.outputs.prediction import Prediction, StoredPrediction, read_about, read_prediction
+from genrag_cli.outputs.prediction import Prediction, StoredPrediction
 from genrag_cli.pipeline.gene_choice import choose_genes, describe_genes
+from genrag_cli.pipeline.stored import read_stored, read_stored_about
 from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.pipeline.write import write_expression
 from genrag_cli.stores.atomic import tidy
@@ -66,7 +67,7 @@ def export_expression(
         BankError: where the bank is gone, or is not the one that the weights point into.
         OutputError: where `out` is there already and is something else.
     """
-    stored = read_prediction(path)
+    stored = read_stored(path)
     about = stored.about
     card = json.loads(about["backbone"])
     bank, tuning = open_bank_of(stored, bank_folder)
@@ -77,7 +78,7 @@ def export_expression(
     chosen = choose_genes(bank, genes, scale)
     key = fingerprint(about["key"], chosen)
     if target.exists() and not overwrite:
-        if read_about(target).get("key") == key:
+        if read_stored_about(target).get("key") == key:
             listener.say(f"{target}: already done")
             if not dry_run:
                 tidy(target)

@@ -15,9 +15,10 @@ from genrag_cli.evaluation.baselines import shuffle_spots
 from genrag_cli.genes.align import columns
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.figures import MAX_GENES, draw_gene_ranks, draw_maps, figure_format
-from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
+from genrag_cli.outputs.prediction import StoredPrediction
 from genrag_cli.pipeline.export import open_bank_of
 from genrag_cli.pipeline.protocols.open import is_bank
+from genrag_cli.pipeline.stored import read_stored
 from genrag_cli.pipeline.truth import SideBySide, lay_beside, read_expression, read_measured
 from genrag_cli.pipeline.tuning.curves import draw_tuning
 from genrag_cli.pipeline.tuning.tuning import Tuning
@@ -121,7 +122,7 @@ def plot_tuning(request: PlotRequest) -> Drawing:
         ]  # fmt: skip
         found = Tuning.read(Bank.open(request.path, tuned[0])) if tuned else None
     else:
-        _, found = open_bank_of(read_prediction(request.path), None)
+        _, found = open_bank_of(read_stored(request.path), None)
     if found is None:
         raise UsageError(f"--kind tuning asked; {request.path} is not tuned", "Tune the bank: generag tune BANK")
     said = f"{len(found.about['tried'])} settings, {found.about['n_folds']} folds ({found.about['rule']})"

@@ -14,7 +14,7 @@ from genrag_cli._version import __version__
 from genrag_cli.backbones.base import Backbone
 from genrag_cli.errors import OutputError
 from genrag_cli.outputs import keys
-from genrag_cli.outputs.prediction import Prediction, read_about
+from genrag_cli.outputs.prediction import Prediction
 from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.pipeline.batch.work import Finished
 from genrag_cli.pipeline.embedding import embeddings_path
@@ -29,6 +29,7 @@ from genrag_cli.pipeline.query_space import FEWEST_TILES, QuerySpace
 from genrag_cli.pipeline.reported import describe_trust, describe_weights
 from genrag_cli.pipeline.slide_options import digest_of_options, digest_of_slide
 from genrag_cli.pipeline.solver import Solver
+from genrag_cli.pipeline.stored import read_stored_about
 from genrag_cli.pipeline.write import write_expression
 from genrag_cli.retrieval.strength import FoundStrength, StrengthRule
 from genrag_cli.slides import sample_rows
@@ -119,7 +120,7 @@ class Retrieval:
             OutputError: where it is not ours.
         """
         try:
-            about = read_about(target)
+            about = read_stored_about(target)
         except OutputError as error:
             raise OutputError(error.message, "Give another --out, or --overwrite to replace it.") from error
         if about.get("key") != key:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from genrag_cli.errors import UsageError
-from genrag_cli.outputs.prediction import read_about
 from genrag_cli.pipeline.options import SolveOptions
+from genrag_cli.pipeline.stored import read_stored_about
 from genrag_cli.retrieval.strength import StrengthRule
 
 
@@ -22,7 +22,7 @@ def strength_of(path: Path, options: SolveOptions, *, backbone: str, first_guess
         OutputError: where the file is no prediction.
         UsageError: where it was made in another space, so that its strength means something else.
     """
-    about = read_about(path)
+    about = read_stored_about(path)
     asked = {"preset": options.preset, "omega": options.weight, "signed": options.signed, "backbone": backbone}
     card = json.loads(str(about.get("backbone", "{}")))
     there = {**about, "backbone": card.get("name"), "guess from a file": about.get("first_guess") == "file"}

@@ -12,9 +12,10 @@ from genrag_cli.evaluation import metrics
 from genrag_cli.evaluation.join import join_spots, take_truth
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.outputs import keys
-from genrag_cli.outputs.prediction import StoredPrediction, read_prediction
+from genrag_cli.outputs.prediction import StoredPrediction
 from genrag_cli.pipeline.mix_ups import doubt_truth
 from genrag_cli.pipeline.sections import AS_NAMED, GeneRules, name_like, tidy_measured
+from genrag_cli.pipeline.stored import read_stored
 from genrag_cli.types import Doubles, Expression, GeneNames, Ints, Listener, Strings
 
 
@@ -51,7 +52,7 @@ def read_expression(path: Path) -> StoredPrediction:
     Raises:
         OutputError: where it holds weights only, or is no prediction.
     """
-    prediction = read_prediction(path)
+    prediction = read_stored(path)
     if not len(prediction.expression.genes):
         raise OutputError(
             f"{path} holds weights but no expression", f"Write it first: generag export {path} --genes 5000"

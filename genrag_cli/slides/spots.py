@@ -35,16 +35,17 @@ def read_spots_csv(path: str | Path) -> tuple[list[str] | None, Doubles]:
     path = Path(path)
     try:
         lines = path.read_text("utf-8-sig").splitlines()
+        table = csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",")
+        rows = [(table.line_num, row) for row in table]
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such spots file", _FORMAT) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as a spots file: {error}", _FORMAT) from error
-    table = csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",")
-    header = [cell.strip() for cell in next(table, [])]
+    header = [cell.strip() for cell in rows[0][1]] if rows else []
     if missing := [column for column in ("x", "y") if column not in header]:
         raise UsageError(f"{path}: no column {' and '.join(missing)}; found {', '.join(header) or 'nothing'}", _FORMAT)
     names, centres = [], []
-    for row in table:
+    for number, row in rows[1:]:
         if not any(cell.strip() for cell in row):
             continue
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
@@ -53,7 +54,7 @@ def read_spots_csv(path: str | Path) -> tuple[list[str] | None, Doubles]:
         except (KeyError, ValueError):
             centre = (math.nan, math.nan)
         if not all(map(math.isfinite, centre)) or cells.get("name", "any") == "":
-            raise UsageError(f"{path}, line {table.line_num}: expected a spot, found {row}", _FORMAT)
+            raise UsageError(f"{path}, line {number}: expected a spot, found {row}", _FORMAT)
         names.append(cells.get("name", ""))
         centres.append(centre)
     if not centres:

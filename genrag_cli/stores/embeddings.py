@@ -13,6 +13,7 @@ import numpy as np
 
 from genrag_cli._version import __version__
 from genrag_cli.errors import BankError, OutputError
+from genrag_cli.stores.seal import check
 from genrag_cli.stores.zipped import add_rows, opened, packing, read_frame, write_anndata
 from genrag_cli.types import BackboneCard, Embeddings, Floats, PixelSize, TileGrid
 from genrag_cli.units import Microns, Mpp, TilePx
@@ -58,9 +59,11 @@ def read_about(path: Path) -> dict[str, Any]:
     """The provenance of an embeddings file, with its `key`.
 
     Raises:
-        BankError: where the file is damaged.
-        OutputError: where it is something else.
+        BankError: where the file is no zipped Zarr store.
+        OutputError: where it is not as it was written, or something else.
     """
+    if (found := check(path)).state in ("damaged", "changed") and path.exists():
+        raise OutputError(f"{path}: {found.reason}", "Give another --out, or --overwrite to make it again.")
     with opened(path) as group:
         if "uns" not in group or "generag" not in group["uns"]:
             raise OutputError(f"{path} was not written by generag", "Give another --out, or --overwrite to replace it.")

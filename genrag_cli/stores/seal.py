@@ -26,6 +26,7 @@ SEAL_BYTES = 102
 ROOM = b" " * SEAL_BYTES
 """Comment of a zip that is to be sealed."""
 _SEAL = re.compile(rb"\ngenerag-sha256 ([0-9a-f]{64}) ([0-9]{20})\n")
+_NAME = b"\ngenerag-sha256 "
 _HDF5, _ZIP, _ZIP_END = b"\x89HDF\r\n\x1a\n", (b"PK\x03\x04", b"PK\x05\x06"), b"PK\x05\x06"
 _HEAD_BYTES, _END_BYTES = 64, 22
 _LONGEST_LIST = 1 << 28
@@ -151,7 +152,7 @@ def _check_zip(file: BinaryIO, size: int) -> Seal:
     tail = file.read()
     if (at := tail.rfind(_ZIP_END)) < 0:
         return Seal("damaged", "", "cut short: a zip file without its end")
-    if int.from_bytes(tail[at + 20 : at + 22], "little") == SEAL_BYTES:
+    if int.from_bytes(tail[at + 20 : at + 22], "little") == SEAL_BYTES or _NAME in tail:
         return Seal("damaged", "", "damaged: so is its digest")
     return _UNSEALED
 

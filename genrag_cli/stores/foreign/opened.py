@@ -9,11 +9,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from genrag_cli.errors import FeaturesError
+from genrag_cli.errors import FeaturesError, GeneragError
 from genrag_cli.stores.foreign.rows import texts
+from genrag_cli.stores.seal import check
 from genrag_cli.types import Strings
 
 _REMEDY = "Copy it again, or make it again."
+
+
+@contextlib.contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Names the file where something that reads it fails: libraries raise anything for damaged bytes.
+
+    Raises:
+        FeaturesError: for whatever is no expected failure.
+    """
+    try:
+        yield
+    except GeneragError:
+        raise
+    except MemoryError as error:
+        raise FeaturesError(f"{path}: more memory is needed to read it than there is", _REMEDY) from error
+    except Exception as error:
+        raise FeaturesError(f"{path} cannot be read: {type(error).__name__}: {error}", _REMEDY) from error
+
+
+def expect_whole(path: Path) -> None:
+    """Refuses a file that is not what its digest says, and an HDF5 file that was cut; others have no digest.
+
+    Raises:
+        FeaturesError: with what was found.
+    """
+    if (found := check(path)).state == "damaged":
+        raise FeaturesError(f"{path}: {found.reason}", _REMEDY)
 
 
 @contextlib.contextmanager
@@ -25,6 +53,7 @@ def opened_hdf5(path: Path) -> Iterator[Any]:
     """
     import h5py
 
+    expect_whole(path)
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -41,6 +70,7 @@ def opened_zarr(path: Path) -> Iterator[Any]:
     """
     import zarr
 
+    expect_whole(path)
     store = zarr.storage.LocalStore(path, read_only=True) if path.is_dir() else zarr.storage.ZipStore(path, mode="r")
     try:
         yield zarr.open_group(store, mode="r")

@@ -13,7 +13,7 @@ from genrag_cli.stores.embeddings import read_embeddings
 from genrag_cli.stores.foreign.annotated import is_annotated, read_annotated
 from genrag_cli.stores.foreign.arrays import read_npy, read_npz
 from genrag_cli.stores.foreign.names import read_gene_names, read_row_names
-from genrag_cli.stores.foreign.opened import opened_hdf5, opened_zarr
+from genrag_cli.stores.foreign.opened import opened_hdf5, opened_zarr, refusing
 from genrag_cli.stores.foreign.rows import ForeignRows, few
 from genrag_cli.stores.foreign.sniff import READ, sniff
 from genrag_cli.stores.foreign.spatial_zarr import is_spatial, read_spatial
@@ -37,7 +37,8 @@ def read_features(path: Path, *, key: str | None = None, names_from: Path | None
         FeaturesError: for a file that is not known, damaged, brings a pickle, leaves a choice open, or holds other
             than finite numbers, one row per spot.
     """
-    rows = dataclasses.replace(_read(path, key, predictions=False), columns=None)
+    with refusing(path):
+        rows = dataclasses.replace(_read(path, key, predictions=False), columns=None)
     return _add_names(rows, names_from)
 
 
@@ -58,7 +59,9 @@ def read_predictions(
     Raises:
         FeaturesError: as `read_features`, and for predictions whose genes are not named.
     """
-    rows = _add_names(_read(path, key, predictions=True), names_from)
+    with refusing(path):
+        rows = _read(path, key, predictions=True)
+    rows = _add_names(rows, names_from)
     if genes_from is None:
         if rows.columns is None:
             raise FeaturesError(
@@ -135,7 +138,8 @@ def _read_own(path: Path, key: str | None) -> ForeignRows:
 def _add_names(rows: ForeignRows, names_from: Path | None) -> ForeignRows:
     if names_from is None:
         return rows
-    names = read_row_names(names_from)
+    with refusing(names_from):
+        names = read_row_names(names_from)
     if len(names) != len(rows):
         many = len(names) and len(rows) % len(names) == 0 and len(rows) > len(names)
         samples = (

@@ -304,7 +304,7 @@ def a_folder(folder):
         (broken_zip, "damaged zip"),
         (other_zip, "a zip file of readme.md"),
         (nested_zip, r"a zip file of S.zarr/.zgroup"),
-        (cut_h5, "cannot be read as HDF5"),
+        (cut_h5, "cut short: 600 of"),
         (cut_parquet, "cannot be read as Parquet"),
         (other_h5, r"no known layout, it holds scores \(12, 6\)"),
         (other_zarr, "no known layout, it holds nothing"),
