@@ -1,13 +1,15 @@
 """Eq. 2 against a matrix product, in any blocks."""
 
+import contextlib
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from genrag_cli import reconstruction
-from genrag_cli.reconstruction import MIN_SHARE, Presence, reconstruct
+from genrag_cli.reconstruction import MIN_SHARE, Presence, ahead, reconstruct
 from genrag_cli.types import SparseCodes
 
 RNG = np.random.default_rng(0)
@@ -164,3 +166,58 @@ def one_query(rows, weights):
         np.array([0, len(rows)]), np.array(rows, np.int32), np.array(weights, np.float32), 60, np.zeros(1),
         np.zeros(1, np.float32), np.array(["solved"]),
     )  # fmt: skip
+
+
+def test_blocks_end_where_chunks_of_a_file_do(monkeypatch):
+    monkeypatch.setattr(reconstruction, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(reconstruction, "BLOCK_VALUES", 17 * 7)
+    sizes = [len(values) for values, _ in reconstruct(CODES, Walks(60), 17, MEAN)]
+    assert sizes == [4, 4, 4, 4, 4, 3]
+
+
+def test_blocks_that_are_made_ahead_are_the_same_to_the_bit(monkeypatch):
+    monkeypatch.setattr(reconstruction, "BLOCK_VALUES", 17 * 5)
+    plain = list(reconstruct(CODES, Walks(7), 17, MEAN))
+    early = list(ahead(reconstruct(CODES, Walks(7), 17, MEAN)))
+    assert len(plain) == len(early) == 5
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(plain, early, strict=True))
+
+
+def test_one_block_and_no_more_is_made_ahead():
+    made, asked = [], threading.Event()
+
+    def blocks():
+        for number in range(5):
+            made.append(number)
+            if number == 1:
+                asked.set()
+            yield np.zeros(1), None
+
+    with contextlib.closing(ahead(blocks())) as early:
+        next(early)
+        assert asked.wait(10)
+    assert made == [0, 1]
+
+
+def test_what_fails_ahead_is_raised_where_the_block_is_taken():
+    def blocks():
+        yield np.zeros(1), None
+        raise ValueError("the bank is gone")
+
+    early = ahead(blocks())
+    next(early)
+    with pytest.raises(ValueError, match="the bank is gone"):
+        next(early)
+
+
+def test_no_thread_is_left_where_the_writer_fails():
+    before = threading.active_count()
+
+    def write():
+        with contextlib.closing(ahead(iter([(np.zeros(1), None)] * 3))) as early:
+            next(early)
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write()
+    assert threading.active_count() == before
