@@ -100,6 +100,20 @@ def check(path: Path) -> Seal:
         return Seal("damaged", "", f"cannot be read: {error.strerror or error}")
 
 
+def recorded_digest(path: Path) -> str:
+    """The digest that a file or folder says it has, unchecked; empty where it says none."""
+    try:
+        if path.is_dir():
+            listed = _read_list(path / DIGESTS) if is_sealed_folder(path) else None
+            return "" if listed is None else _digest_list(listed)
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - SEAL_BYTES))
+            found = _SEAL.fullmatch(file.read(SEAL_BYTES))
+    except OSError:
+        return ""
+    return "" if found is None else found[1].decode()
+
+
 def is_sealed_folder(path: Path) -> bool:
     """Whether a folder has a list of digests, right or wrong."""
     return (path / DIGESTS).is_file()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrag_cli.stores.atomic import new_file, new_folder, pack_folder
-from genrag_cli.stores.seal import DIGESTS, MARK, SEAL_BYTES, check, seal_file
+from genrag_cli.stores.seal import DIGESTS, MARK, SEAL_BYTES, check, recorded_digest, seal_file, seal_folder
 from genrag_cli.stores.zipped import opened, write_anndata, write_arrays
 
 VALUES = np.random.default_rng(0).random((30, 8), np.float32)
@@ -214,3 +214,23 @@ def test_a_zip_is_packed_into_the_same_bytes(tmp_path):
         pack_folder(tmp_path / "f", tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert zipfile.ZipFile(io.BytesIO((tmp_path / "one").read_bytes())).namelist() == ["a"]
+
+
+def test_the_digest_that_is_recorded_is_read_without_the_rest(tmp_path):
+    path = tmp_path / "a.h5ad"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(5000))
+    assert recorded_digest(path) == ""
+    seal_file(path)
+    sealed = path.read_bytes()
+    assert recorded_digest(path) == check(path).sha256 != ""
+    path.write_bytes(b"x" + sealed[1:])
+    assert recorded_digest(path) != ""
+    assert recorded_digest(tmp_path / "nowhere") == ""
+
+
+def test_so_is_that_of_a_folder(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "zarr.json").write_text("{}")
+    assert recorded_digest(tmp_path / "a.zarr") == ""
+    seal_folder(tmp_path / "a.zarr")
+    assert recorded_digest(tmp_path / "a.zarr") == check(tmp_path / "a.zarr").sha256 != ""
