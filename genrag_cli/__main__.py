@@ -1,6 +1,7 @@
 """`python -m genrag_cli` and the console script."""
 
 import os
+import signal
 import sys
 
 STOPPED = 75
@@ -18,8 +19,11 @@ another program, all of torch waits for a thread that has no core while the othe
 
 
 def main() -> None:
-    """Runs the command line; Ctrl-C before a command has begun ends without a traceback."""
+    """Runs the command line; Ctrl-C, SIGTERM or SIGUSR1 before a command has begun end as they do later."""
     wait_briefly()
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         from genrag_cli.cli.app import main as run
 

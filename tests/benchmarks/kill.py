@@ -12,8 +12,6 @@ command runs to its end, and the outputs must be those of an undisturbed run, wi
 import argparse
 import contextlib
 import gzip
-import hashlib
-import json
 import os
 import platform
 import random
@@ -23,28 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import anndata
-import numpy as np
+from content import find_halves, find_leftovers, read_content
 
 from genrag_cli import __version__
-from genrag_cli.errors import GeneragError
-from genrag_cli.outputs.prediction import read_prediction
-from genrag_cli.stores.bank import Bank, read_manifest
-from genrag_cli.stores.bank_check import verify_bank
-from genrag_cli.stores.embeddings import read_embeddings
 from genrag_cli.synthetic import write_cohort
-from genrag_cli.types import fingerprint
 
+Signals = tuple[signal.Signals, ...]
 GENERAG = (sys.executable, "-m", "genrag_cli")
 HELD = "P3_1"
-MAY_STAY = {".writer.lock"}
+BATCH = "retrieve a batch"
 
 
 @dataclass(frozen=True)
@@ -54,6 +44,8 @@ class Scenario:
     name: str
     command: Callable[[Path], list[str]]
     prepare: Callable[[Path], None]
+    code: int = 0
+    """How it exits at its end."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +70,7 @@ def make_scenarios(
         run: runs a command of generag to its end.
         pitch_um: of the query's spots; the finer, the longer the work.
     """
-    bank, older = folder / "bank.zarr", folder / "older.zarr"
-    common = ("--backbone", "stain", "--workers", "1", "-q")
+    bank, older, common = folder / "bank.zarr", folder / "older.zarr", ("--backbone", "stain", "--workers", "1", "-q")
     build = ["build-bank", str(cohort), "--patients", "prefix", "--exclude", HELD, *common]
     counts = cohort / "counts" / "P1_1.tsv.gz"
     present = counts.read_bytes()
@@ -89,6 +80,7 @@ def make_scenarios(
     counts.write_bytes(present)
     run([*build, "--bank", str(bank)])
     slide = str(cohort / "images" / f"{HELD}.tif")
+    batch = write_batch(cohort, folder / "batch")
     query = [slide, "--bank", str(bank), "--pitch-um", str(pitch_um), *common]
     solve = ("--alpha", "0.003")
     return [
@@ -101,11 +93,25 @@ def make_scenarios(
         Scenario("embed", lambda out: ["embed", *query, "--out", str(out)], lambda _: None),
         Scenario("retrieve", lambda out: ["retrieve", *query, *solve, "--out", str(out)], lambda _: None),
         Scenario(
-            "retrieve to zarr",
-            lambda out: ["retrieve", *query, *solve, "--out", str(out / "p.zarr")],
+            "retrieve to zarr", lambda out: ["retrieve", *query, *solve, "--out", str(out / "p.zarr")], lambda _: None
+        ),
+        Scenario(
+            BATCH,
+            lambda out: ["retrieve", str(batch), *query[1:], *solve, "--no-overlay", "--out", str(out)],
             lambda _: None,
+            code=3,
         ),
     ]
+
+
+def write_batch(cohort: Path, folder: Path) -> Path:
+    """A folder of the slides of a cohort, and one that is cut short."""
+    folder.mkdir()
+    for slide in sorted((cohort / "images").iterdir()):
+        shutil.copy(slide, folder)
+    content = slide.read_bytes()
+    (folder / "cut.tif").write_bytes(content[: len(content) // 3])
+    return folder
 
 
 def run_undisturbed(scenario: Scenario, folder: Path) -> Undisturbed:
@@ -120,7 +126,7 @@ def run_undisturbed(scenario: Scenario, folder: Path) -> Undisturbed:
     n_changes = 1 + _wait_for_changes(process, out, sys.maxsize)
     code, said = _finish(process)
     seconds = time.monotonic() - begun
-    assert code == 0, said
+    assert code == scenario.code, said
     assert not find_leftovers(out)
     return Undisturbed(read_content(out), seconds, until, n_changes)
 
@@ -132,36 +138,43 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def run_to_end(command: list[str]) -> None:
-    """Runs a command in a process of its own; AssertionError with what it said where it fails."""
-    code, said = _finish(start(command))
-    assert code == 0, said
+def run_to_end(command: list[str], code: int = 0) -> None:
+    """Runs a command in a process of its own; AssertionError with what it said where it ends otherwise."""
+    ended, said = _finish(start(command))
+    assert ended == code, said
+    assert "Traceback" not in said, said
 
 
-def kill_once(scenario: Scenario, out: Path, undisturbed: Undisturbed, rng: random.Random) -> bool:
-    """Starts the command and kills it; False where it had ended by itself before."""
-    process = start(scenario.command(out))
+def kill_once(
+    scenario: Scenario, out: Path, undisturbed: Undisturbed, rng: random.Random, signals: Signals = (signal.SIGKILL,)
+) -> bool:
+    """Starts the command and ends it by one of some signals; False where it had ended by itself before."""
+    process, number = start(scenario.command(out)), rng.choice(signals)
     if rng.random() < 0.25:
         time.sleep(rng.uniform(0, undisturbed.seconds))
-        return _kill(process)
-    return kill_late(process, out, undisturbed, rng)
+        return _end(process, out, scenario.code, number)
+    return kill_late(process, out, undisturbed, rng, scenario.code, number)
 
 
-def kill_late(process: subprocess.Popen[str], out: Path, undisturbed: Undisturbed, rng: random.Random) -> bool:
-    """Kills a process after its first output, or while files change; False where it had ended by itself before."""
+def kill_late(
+    process: subprocess.Popen[str], out: Path, undisturbed: Undisturbed, rng: random.Random, code: int = 0,
+    number: signal.Signals = signal.SIGKILL,
+) -> bool:  # fmt: skip
+    """Ends a process after its first output, or while files change; False where it had ended by itself before."""
     if rng.random() < 1 / 3:
         _wait_for_changes(process, out, 1)
         time.sleep(rng.uniform(0, undisturbed.seconds - undisturbed.until_output))
     else:
         _wait_for_changes(process, out, rng.randint(1, undisturbed.n_changes))
         time.sleep(rng.uniform(0, 0.004))
-    return _kill(process)
+    return _end(process, out, code, number)
 
 
 def run_trial(
-    scenario: Scenario, folder: Path, undisturbed: Undisturbed, rng: random.Random, most: int = 3
-) -> tuple[int, list[str]]:
-    """One trial: some kills, then a run to the end.
+    scenario: Scenario, folder: Path, undisturbed: Undisturbed, rng: random.Random, most: int = 3,
+    signals: Signals = (signal.SIGKILL,),
+) -> tuple[int, list[str]]:  # fmt: skip
+    """One trial: some kills, or stops where the signals are others, then a run to the end.
 
     Returns:
         how many times the command was killed, and everything that was wrong.
@@ -171,14 +184,14 @@ def run_trial(
     kills, wrong = 0, []
     try:
         for _ in range(rng.randint(1, most)):
-            killed = kill_once(scenario, out, undisturbed, rng)
+            killed = kill_once(scenario, out, undisturbed, rng, signals)
             kills += killed
             wrong += [f"after a kill: {fault}" for fault in find_halves(out)]
             if not killed:
                 break
-        run_to_end(scenario.command(out))
+        run_to_end(scenario.command(out), scenario.code)
     except AssertionError as error:
-        wrong.append(f"a rerun failed: {error}")
+        wrong.append(f"ended otherwise than it should: {error}")
     wrong += compare(out, undisturbed)
     if not wrong:
         shutil.rmtree(out)
@@ -195,99 +208,19 @@ def compare(out: Path, undisturbed: Undisturbed) -> list[str]:
     return [f"not as undisturbed: {name}" for name in different] + [f"left behind: {n}" for n in find_leftovers(out)]
 
 
-def find_halves(out: Path) -> list[str]:
-    """Files under final names that are not whole."""
-    wrong = []
-    for path in _final(out):
-        try:
-            if path.suffix == ".h5ad" or (path / "zarr.json").exists():
-                read_prediction(path)
-            elif path.name == "manifest.json":
-                wrong += [w for w in verify_bank(path.parent) if "not finished" not in w and "changed after" not in w]
-                _expect_whole_or_refused(path.parent)
-            elif path.name.endswith(".zarr.zip"):
-                with zipfile.ZipFile(path) as archive:
-                    assert archive.testzip() is None
-                if path.parent == out:
-                    read_embeddings(path)
-            elif path.name == "genes.json":
-                json.loads(path.read_text())
-            else:
-                wrong.append(f"{path}: nobody knows this file")
-        except Exception as error:  # whatever it is: the file is not what its name says
-            wrong.append(f"{path}: {type(error).__name__}: {error}")
-    return wrong
-
-
-def read_content(out: Path) -> dict[str, str]:
-    """Digest of every output by name; what names the trial's own folder is left out."""
-    content = {}
-    for path in _final(out):
-        name = str(path.relative_to(out))
-        if path.suffix in (".h5ad", ".zarr"):
-            adata = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
-            adata.uns["generag"].pop("argv")
-            parts = {"X": adata.X, **adata.obsm, **adata.uns}
-            for frame in ("obs", "var"):
-                table = getattr(adata, frame)
-                parts |= {frame: list(table.index), **{f"{frame}/{c}": table[c].to_numpy() for c in table}}
-            content |= {f"{name}/{key}": fingerprint(_plain(value)) for key, value in parts.items()}
-        elif path.name == "manifest.json":
-            manifest = read_manifest(path.parent)
-            for section in manifest["sections"]:
-                section.pop("files")  # when the trial's own copy of the cohort was written
-            content |= {f"{name}/{key}": json.dumps(value) for key, value in manifest.items()}
-        else:
-            content[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return content
-
-
-def find_leftovers(out: Path) -> list[str]:
-    """Hidden files and folders, which hold unfinished work."""
-    return sorted(str(p.relative_to(out)) for p in out.rglob(".*") if p.name not in MAY_STAY)
-
-
-def _final(out: Path) -> list[Path]:
-    """Everything that stands under a final name; a prediction in Zarr counts as one."""
-    found = []
-    for path in sorted(out.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and not (path / "zarr.json").exists():
-            found += _final(path)
-        else:
-            found.append(path)
-    return found
-
-
-def _expect_whole_or_refused(bank: Path) -> None:
-    """A bank either refuses to open, or everything that a retrieval reads fits together."""
-    try:
-        opened = Bank.open(bank, "stain")
-    except GeneragError:
-        return
-    assert len(opened.spot_names) == sum(map(len, opened.embeddings)) == opened.n_spots
-    assert sum(len(totals) for *_, totals in opened.count_blocks()) == opened.n_spots
-    assert opened.derived
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tocsr"):
-        return [value.indptr, value.indices, value.data, list(value.shape)]
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
-        return value.tolist()
-    return list(value) if hasattr(value, "categories") else value
-
-
-def _kill(process: subprocess.Popen[str]) -> bool:
-    killed = process.poll() is None
-    if killed:
-        os.killpg(process.pid, signal.SIGKILL)
-    code, said = _finish(process)
-    assert code == 0 or (killed and code == -signal.SIGKILL), said
-    return code != 0
+def _end(process: subprocess.Popen[str], out: Path, code: int, number: signal.Signals) -> bool:
+    """Sends a signal, SIGKILL to the whole group; whether that ended the process."""
+    running, begun = process.poll() is None, bool(_sizes(out))
+    if running and number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+    elif running:
+        process.send_signal(number)
+    ended, said = _finish(process)
+    # A signal to stop that comes while Python itself starts ends it before there is anything to keep.
+    expected = 75 if number != signal.SIGKILL and (begun or ended != -number) else -number
+    assert ended == code or (running and ended == expected), f"exit {ended}: {said}"
+    assert "Traceback" not in said, said
+    return ended != code
 
 
 def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -339,9 +272,8 @@ def main() -> int:
         print(f"{sum(kills.values())}/{options.kills} kills, {len(wrong)} faults", file=sys.stderr)
     print(f"{'command':<18}{'trials':>8}{'kills':>7}{'undisturbed s':>15}{'until output':>14}")
     for s in scenarios:
-        reference = references[s.name]
-        print(f"{s.name:<18}{trials[s.name]:>8}{kills[s.name]:>7}", end="")
-        print(f"{reference.seconds:>15.1f}{reference.until_output:>14.1f}")
+        found = references[s.name]
+        print(f"{s.name:<18}{trials[s.name]:>8}{kills[s.name]:>7}{found.seconds:>15.1f}{found.until_output:>14.1f}")
     print(f"{sum(kills.values())} kills in {sum(trials.values())} trials, seed {options.seed}: {len(wrong)} faults")
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
     print(f"generag {__version__}, {system}")
