@@ -35,7 +35,8 @@ class ConsoleListener(Listener):
         super().__init__()
         self.events = events
         self.last_event: dict[str, float] = {}
-        self.printing = threading.Lock()
+        self.printing = threading.RLock()
+        """Slides are begun by one thread and finished by another."""
         self.quiet = quiet
         self.verbose = verbose
         self.bars: Any = None
@@ -59,10 +60,11 @@ class ConsoleListener(Listener):
         self._tell_step(step)
         if self.quiet or step.total == 0:
             return
-        if sys.stderr.isatty():
-            self._move_bar(step)
-        else:
-            self._print_step(step)
+        with self.printing:
+            if sys.stderr.isatty():
+                self._move_bar(step)
+            else:
+                self._print_step(step)
 
     def event(self, name: str, /, **facts: Any) -> None:
         """Prints a JSON line on stdout, where that was asked for."""
@@ -79,16 +81,18 @@ class ConsoleListener(Listener):
 
     def close(self) -> None:
         """Ends the bars."""
-        if self.bars is not None:
-            self.bars.stop()
-            self.bars = None
-            self.tasks.clear()
+        with self.printing:
+            if self.bars is not None:
+                self.bars.stop()
+                self.bars = None
+                self.tasks.clear()
 
     def _print(self, text: str) -> None:
-        if self.bars is not None:
-            self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            typer.echo(text, err=True)
+        with self.printing:
+            if self.bars is not None:
+                self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                typer.echo(text, err=True)
 
     def _move_bar(self, step: Progress) -> None:
         from rich.console import Console

@@ -1,7 +1,7 @@
 """Everything that a command can be told, as frozen values with the defaults of the definitions (section 6)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from genrag_cli.errors import UsageError
 
@@ -66,6 +66,8 @@ class SlideOptions:
             raise UsageError(f"--overlap {self.overlap:g} asked; 0 to below 1 is possible", "0.5 is half a tile.")
         if not 0 <= self.min_tissue <= 1:
             raise UsageError(f"--min-tissue {self.min_tissue:g} asked; 0 to 1 is possible", "It is a share.")
+        if self.lattice not in get_args(Lattice):
+            raise UsageError(f"--lattice {self.lattice} asked", f"Known: {', '.join(get_args(Lattice))}")
         self.bad_allowed(1)
 
     def bad_allowed(self, n_tiles: int) -> int:

@@ -98,7 +98,7 @@ def parse_share(text: str) -> tuple[int, int]:
         UsageError: for anything else.
     """
     i, slash, n = text.partition("/")
-    if not slash or not i.strip().isdigit() or not n.strip().isdigit() or not int(i) < int(n):
+    if not slash or not i.strip().isdecimal() or not n.strip().isdecimal() or not int(i) < int(n):
         raise UsageError(
             f"--shard {text} asked; it is i/N with i from 0 to N - 1", "The first of four shares is --shard 0/4."
         )
@@ -108,11 +108,11 @@ def parse_share(text: str) -> tuple[int, int]:
 def share_of_array(environment: Mapping[str, str]) -> tuple[int, int] | None:
     """Which share a task of a SLURM job array has; None outside one."""
     words = [environment.get(f"SLURM_ARRAY_TASK_{name}", "") for name in ("ID", "COUNT", "MIN", "STEP")]
-    if not (words[0].isdigit() and words[1].isdigit() and int(words[1]) > 1):
+    if not (words[0].isdecimal() and words[1].isdecimal() and int(words[1]) > 1):
         return None
     number, count = int(words[0]), int(words[1])
-    first = int(words[2]) if words[2].isdigit() else 0
-    step = int(words[3]) if words[3].isdigit() and int(words[3]) > 0 else 1
+    first = int(words[2]) if words[2].isdecimal() else 0
+    step = int(words[3]) if words[3].isdecimal() and int(words[3]) > 0 else 1
     place = (number - first) // step
     # Of an array such as 1,5,7 nobody says how its numbers are spaced; then every task gets all, and claims part them.
     return (place, count) if (number - first) % step == 0 and 0 <= place < count else None
@@ -230,8 +230,12 @@ def _tell_apart(jobs: list[Job]) -> list[Job]:
     named = jobs
     for depth in range(1, longest):
         alike = _alike(named)
+        spread: dict[tuple[Path | None, str], set[Path]] = {place: set() for place in alike}
+        for job in named:
+            spread.get(_place(job), set()).add(job.path.parent)
+        alike = {place for place in alike if len(spread[place]) > 1}  # others no folder tells apart
         if not alike:
-            return named
+            break
         named = [
             replace(job, name="_".join((*_parents(job, depth), old.name))) if _place(job_now) in alike else job_now
             for job, job_now, old in zip(jobs, named, jobs, strict=True)
@@ -255,7 +259,9 @@ def _parents(job: Job, depth: int) -> Iterable[str]:
 
 
 def _place(job: Job) -> tuple[Path | None, str]:
-    return job.out, job.name
+    """Folder and name: what is written beside a file of its own is called by the name, too."""
+    own = job.out is not None and job.out.suffix in (".h5ad", ".zarr", ".zip")
+    return job.out.parent if own and job.out is not None else job.out, job.name
 
 
 def _alike(jobs: Sequence[Job]) -> set[tuple[Path | None, str]]:

@@ -71,5 +71,5 @@ def find_mark(job: Job, target: Path, kind: str, options: str) -> SlideStatus | 
 
 
 def stands(target: Path, status: SlideStatus) -> bool:
-    """Whether an output is there, in the size that its status says."""
-    return target.exists() and output_size(target) == status.size > 0
+    """Whether an output is there, under the name and in the size that its status says."""
+    return target.name == status.output and target.exists() and output_size(target) == status.size > 0

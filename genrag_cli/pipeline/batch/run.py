@@ -4,6 +4,7 @@ A bad slide has a reason and the others go on. Several workers may run on the sa
 for, and taken over where its worker is gone. Knows the order of things. Does not know what is made of a slide.
 """
 
+import contextlib
 import datetime
 import os
 import resource
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Generic
 
 from genrag_cli import stopping
-from genrag_cli.errors import GeneragError, SlideError, Stopped
+from genrag_cli.errors import GeneragError, OutputError, SlideError, Stopped, UsageError
 from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.pipeline.batch.listening import SlideListener
 from genrag_cli.pipeline.batch.outcome import BatchOptions, Outcome, find_mark, stands, status_of
@@ -91,8 +92,10 @@ class Batch(Generic[B]):
             An outcome for each, in the order in which they ended.
 
         Raises:
+            UsageError: where two slides would go into one file.
             Stopped: where that was asked for; `outcomes` holds what is known by then.
         """
+        self._expect_places(jobs)
         if self.options.stage is not None and not self.options.dry_run:
             self._stage = Stage(self.options.stage)
         self._queue.extend(jobs)
@@ -105,42 +108,54 @@ class Batch(Generic[B]):
             for job in self._held:
                 self._leave(job)
         except (KeyboardInterrupt, Stopped):
-            for taken in self._taken:
-                self._end(taken, "stopped")
+            stopping.ask()  # of the thread that begins slides, too
             raise
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
             for taken in list(self._taken):
+                with contextlib.suppress(GeneragError):  # a full disk must not hide why this ends
+                    self._end(taken, _ending(taken.found, otherwise="stopped"), taken.found)
                 self._let_go(taken)
             if self._stage is not None:
                 self._stage.close()
         return self.outcomes
 
+    def _expect_places(self, jobs: Sequence[Job]) -> None:
+        slides: dict[Path, str] = {}
+        for job in jobs:
+            try:
+                target = self.work.target(job).absolute()
+            except UsageError:  # of this job alone; it is said when its turn comes
+                continue
+            if target in slides:
+                raise UsageError(
+                    f"{slides[target]} and {job.slide} would both be written to {target}",
+                    "Give each an output of its own: another name or out in the manifest, or a folder for --out.",
+                )
+            slides[target] = job.slide
+
     def _take(self, *, patient: bool) -> _Taken[B] | None:
         """Claims the next job that needs work and has it begun; None where there is none, or none now."""
         told = False
-        while self._queue or self._held:
-            stopping.check()
-            job = self._queue.popleft() if self._queue else self._held.popleft()
-            try:
-                taken = self._try(job)
-            except GeneragError as error:
-                self._fail_unclaimed(job, error)
-                continue
-            if taken is not None:
-                return taken
-            if self._queue or not self._held:
-                continue
-            # All that is left is another worker's.
-            if not patient or not self.options.wait:
+        while True:
+            for jobs in (self._queue, self._held):
+                for _ in range(len(jobs)):
+                    stopping.check()
+                    job = jobs.popleft()
+                    try:
+                        taken = self._try(job)
+                    except GeneragError as error:
+                        self._fail_unclaimed(job, error)
+                    else:
+                        if taken is not None:
+                            return taken
+            if not (self._held and patient and self.options.wait):
                 return None
             if not told:
                 names = ", ".join(j.name for j in list(self._held)[:5])
                 self.listener.say(f"waiting for {len(self._held)} slides that other workers hold: {names}")
                 told = True
             time.sleep(min(POLL_S, self.options.lease_s / 4))
-            self._held.rotate()
-        return None
 
     def _try(self, job: Job) -> _Taken[B] | None:
         """Claims a job; None where it is done, or another worker's."""
@@ -161,14 +176,18 @@ class Batch(Generic[B]):
         before = read_status(status_of(target, self.work.kind))
         status = SlideStatus(
             state="running", slide=job.slide, output=target.name, command=self.work.kind, options=options,
-            attempts=(before.attempts if before else 0) + 1, began=_now(),
+            size=before.size if before else 0, attempts=(before.attempts if before else 0) + 1, began=_now(),
             worker=f"{os.uname().nodename}:{os.getpid()}",
         )  # fmt: skip
         listener = SlideListener(self.listener, job.name)
         taken: _Taken[B] = _Taken(job, target, claim, status, before, listener, time.monotonic())
         self._taken.append(taken)
-        if not self.options.dry_run:
-            write_status(status_of(target, self.work.kind), status)
+        if claim is not None:
+            try:
+                write_status(status_of(target, self.work.kind), status)
+            except GeneragError:
+                self._let_go(taken)
+                raise
         self.listener.event("slide_started", slide=job.slide, name=job.name, output=str(target))
         taken.future = self._pool.submit(self._begin, taken)
         return taken
@@ -196,22 +215,32 @@ class Batch(Generic[B]):
 
     def _find_done(self, taken: _Taken[B]) -> Finished | None:
         """What stands already and was made in just this way."""
-        target = taken.target
-        before = taken.before
+        target, before = taken.target, taken.before
         if before and before.state in FINISHED and before.key == taken.key and stands(target, before):
             return Finished(before.spots or 0, before.bad_tiles, before.facts)
-        return self.work.find_done(target, taken.key, taken.listener) if target.exists() else None
+        if not target.exists():
+            return None
+        try:
+            return self.work.find_done(target, taken.key, taken.listener)
+        except OutputError as error:
+            if before is None or not before.size:  # nobody says that it is ours
+                raise
+            taken.listener.warn(f"{error.message}; making it again")
+            return None
 
     def _complete(self, taken: _Taken[B]) -> None:
-        """Finishes a job and writes down what became of it."""
+        """Finishes a job and writes down what became of it; one that is stopped stays with those that are taken."""
         job, target = taken.job, taken.target
         try:
             done = self._finish(taken)
-        except ClaimLostError as error:
-            taken.listener.warn(error.message)
-            self._held.append(job)
+            if done is None:
+                self._note(taken, Outcome(job, target, taken.status, skipped=True))
+            else:
+                self._end(taken, _ending(done), done)
         except Stopped:
             raise
+        except ClaimLostError as error:
+            self._lose(taken, error)
         except GeneragError as error:
             self._fail(taken, error)
         except OSError as error:
@@ -225,12 +254,7 @@ class Batch(Generic[B]):
                 raise
             kind = type(error).__name__
             self._fail(taken, GeneragError(f"{job.slide}: unexpected {kind}: {error}", "--debug shows where."))
-        else:
-            if done is not None:
-                self._end(taken, "done" if done.n_spots else "empty", done)
-        finally:
-            if taken in self._taken:
-                self._let_go(taken)
+        self._let_go(taken)
 
     def _finish(self, taken: _Taken[B]) -> Finished | None:
         """The result; None in a dry run."""
@@ -248,7 +272,6 @@ class Batch(Generic[B]):
             return None
         if self.options.dry_run:
             listener.say(work.plan(taken.begun, target))
-            self._note(taken, Outcome(job, target, taken.status, skipped=True))
             return None
         laid = taken.begun.laid
         if laid is not None:
@@ -260,14 +283,17 @@ class Batch(Generic[B]):
                 with listener.timed("overlay"):
                     picture_tissue(laid, target.parent, job.name)
         done = work.finish(taken.begun, job, target, taken.key, listener)
-        if taken.claim is not None:
-            taken.claim.expect_held()
         work.describe(job, target, done, listener.seconds, listener)
         return done
 
     def _end(self, taken: _Taken[B], state: State, done: Finished | None = None) -> None:
-        """Writes a status, and lets go of the slide."""
-        status, path = taken.status, status_of(taken.target, self.work.kind)
+        """Writes a status, and lets go of the slide.
+
+        Raises:
+            ClaimLostError: where the output is another worker's by now, and so is its status.
+            OutputError: where it cannot be written.
+        """
+        status, path, n_reader = taken.status, status_of(taken.target, self.work.kind), 0
         skipped = taken.found is not None
         if taken.begun is not None:
             laid = taken.begun.laid
@@ -275,9 +301,9 @@ class Batch(Generic[B]):
                 status.facts |= laid.facts()
             taken.begun.close()
             if laid is not None:
-                status.peak_memory = laid.slide.peak_memory
+                n_reader = laid.slide.peak_memory
         status.state, status.ended = state, _now()
-        status.peak_memory += resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        status.peak_memory = n_reader + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         status.seconds = {k: round(v, 3) for k, v in taken.listener.seconds.items()}
         status.seconds["total"] = round(time.monotonic() - taken.began, 3)
         status.warnings = taken.listener.warnings
@@ -287,9 +313,9 @@ class Batch(Generic[B]):
             status.size = output_size(taken.target)
             if skipped and taken.before is not None:  # what was true of the run that made it
                 status.seconds, status.facts = taken.before.seconds, taken.before.facts | done.facts
-        if self.options.dry_run:
-            return
-        write_status(path, status)
+        if taken.claim is not None:
+            taken.claim.expect_held()
+            write_status(path, status)
         if state != "stopped":
             self._note(taken, Outcome(taken.job, taken.target, status, skipped=skipped))
 
@@ -298,15 +324,19 @@ class Batch(Generic[B]):
         taken.found = None
         try:
             self._end(taken, "failed")
+        except ClaimLostError as lost:
+            self._lose(taken, lost)
+            return
         except GeneragError as other:  # nothing can be written, not even that
             taken.listener.warn(other.message)
             self._note(taken, Outcome(taken.job, taken.target, taken.status))
-        outcome = next((o for o in self.outcomes if o.job is taken.job), None)
-        if outcome is None:
-            outcome = Outcome(taken.job, taken.target, taken.status)
-            self._note(taken, outcome)
-        outcome.error = error
+        self.outcomes[-1].error = error
         self.failed(error)
+
+    def _lose(self, taken: _Taken[B], error: ClaimLostError) -> None:
+        """Leaves a slide to the worker that took it over, and looks at it again later."""
+        taken.listener.warn(error.message)
+        self._held.append(taken.job)
 
     def _fail_unclaimed(self, job: Job, error: GeneragError) -> None:
         """Of options that cannot be right, or a place where nothing can be written."""
@@ -357,6 +387,12 @@ class Batch(Generic[B]):
             self._stage.drop(taken.source)
         if taken.claim is not None:
             taken.claim.release()
+
+
+def _ending(done: Finished | None, otherwise: State = "done") -> State:
+    if done is None:
+        return otherwise
+    return "done" if done.n_spots else "empty"
 
 
 def _now() -> str:

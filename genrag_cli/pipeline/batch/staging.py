@@ -78,8 +78,9 @@ class Stage:
 
     def _copy(self, job: Job, place: Path, listener: Listener) -> Path:
         path = job.path
-        files = slide_files(path)
-        before = [_stamp(file) for file in files]
+        with _reading(job):
+            files = slide_files(path)
+            before = [_stamp(file) for file in files]
         self._expect_room(job, sum(size for size, _ in before))
         root = path if path.is_dir() else path.parent
         target = place / path.name if path.is_dir() else place
@@ -89,8 +90,10 @@ class Stage:
             copy.parent.mkdir(parents=True, exist_ok=True)
             with _reading(job), file.open("rb") as source:
                 self._pour(source, copy, told)
-        if [_stamp(file) for file in files] != before:
-            raise SlideError(f"{path}: changed while it was copied", "Run the same command again once it is complete.")
+        with _reading(job):
+            after = [_stamp(file) for file in files]
+        if after != before:
+            raise _changed(job)
         return place / path.name
 
     def _fetch_remote(self, job: Job, place: Path, listener: Listener) -> Path:
@@ -139,7 +142,13 @@ class _Told:
 
     def more(self, n: int) -> None:
         self.done += n
+        if self.done > self.total > 0:  # it grows as it is read, and may never end
+            raise _changed(self.job)
         self.listener.progress(Progress(f"stage {self.job.name}", self.done >> 20, max(1, self.total >> 20), "MiB"))
+
+
+def _changed(job: Job) -> SlideError:
+    return SlideError(f"{job.slide}: changed while it was copied", "Run the same command again once it is complete.")
 
 
 def open_address(address: str) -> tuple[Any, str]:
