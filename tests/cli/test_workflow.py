@@ -47,7 +47,7 @@ def test_a_snakefile_has_a_job_for_every_slide(write):
 def test_a_snakefile_says_the_command_line_as_it_was(write):
     _, rule = read_rule(write("snakemake").out)
     told = rule["shell"].replace(":q}", "}").replace("{params.slide}", "SLIDE").format(threads=4, log="LOG")
-    assert told == f"generag retrieve SLIDE {QUOTED} --workers 4 2>> LOG"
+    assert told == f"generag retrieve SLIDE {QUOTED} --workers 4 2> LOG"
     _, rule = read_rule(write("snakemake", line=(*LINE, "--workers", "9")).out)
     assert "{threads}" not in rule["shell"]
 

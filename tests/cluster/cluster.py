@@ -19,8 +19,6 @@ from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 TOOLS = ("sbatch", "scontrol", "scancel", "squeue", "sinfo")
-TICK_S = 30.0
-"""The controller looks at time limits so often, counted from its start."""
 _CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -68,6 +66,9 @@ def why_not() -> str | None:
 
 class Cluster:
     """Nodes n0, n1, ... of one CPU each."""
+
+    tick_s = 30.0
+    """The controller looks at time limits so often, counted from its start."""
 
     def __init__(self, n_nodes: int = 2) -> None:
         # A socket's path has about a hundred characters at most, so not in the test's own deep folder.
@@ -198,7 +199,7 @@ class Cluster:
 
     def seconds_to_tick(self) -> float:
         """Until the controller looks at time limits next."""
-        return TICK_S - (time.monotonic() - self._began) % TICK_S
+        return self.tick_s - (time.monotonic() - self._began) % self.tick_s
 
     def processes(self, words: str = "", variable: str = "") -> list[int]:
         """Ids of what this cluster started, jobs included.

@@ -17,7 +17,7 @@ def submit(cluster, cohort, generag, path_to_generag, monkeypatch):
 
     def run(*options, out, done):
         given = ("--cpus", "1", "--mem", "2", "--log-dir", out, "--out-file", f"{out}.sbatch", *options)
-        written = generag("slurm", *given, "--", *cohort.line, "--out", out)
+        written = generag("slurm", *given, "--", "retrieve", "slides", *cohort.options, "--out", out)
         assert written.code == 0, written.err
         array = cluster.submit(Path(f"{out}.sbatch"), PATH=path_to_generag)
 
@@ -64,7 +64,9 @@ def test_a_lost_node_and_a_killed_process_change_nothing_in_the_six_outputs(clus
 
 
 def test_a_time_limit_stops_with_75_and_the_rerun_finishes(cluster, cohort, submit, read_content):
-    cluster.wait_until(lambda: 10 < cluster.seconds_to_tick() < 13, 40)
+    # SLURM looks at limits every half minute; the next look should come when about half of the slides are done.
+    ahead = min(cluster.tick_s - 3, cohort.seconds / 2)
+    cluster.wait_until(lambda: ahead < cluster.seconds_to_tick() < ahead + 2, 40)
     array = submit("--tasks", "1", "--signal-s", "170", out="limited", done=0)
     task = f"{array}_0"
     # The limit is one to two minutes away now, so that the signal is due when SLURM looks next.

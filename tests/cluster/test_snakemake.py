@@ -1,5 +1,6 @@
 """Snakemake runs the file that `generag workflow snakemake` writes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ def snakemake(cohort, generag, path_to_generag, monkeypatch):
     monkeypatch.chdir(cohort.folder)
 
     def run(*slides, out):
-        line = ("retrieve", *slides, *cohort.line[2:], "--out", out)
+        line = ("retrieve", *slides, *cohort.options, "--out", out)
         written = generag(
             "workflow",
             "snakemake",
@@ -51,5 +52,7 @@ def test_a_bad_slide_fails_alone_and_says_why(snakemake):
     done = snakemake("bad.tif", "slides/P1_1.tif", out="one bad")
     assert done.returncode == 1
     assert {p.name for p in Path("one bad").glob("*.h5ad")} == {"P1_1.stain.h5ad"}
+    status = json.loads(Path("one bad/bad.stain.status.json").read_text())
+    assert (status["state"], status["attempts"]) == ("failed", 2)
     (log,) = Path("one bad").glob("logs/bad*.log")
-    assert log.read_text().count("bad.tif: ") >= 2  # tried twice
+    assert f"error: {status['reason']}" in log.read_text()

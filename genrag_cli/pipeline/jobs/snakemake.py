@@ -45,7 +45,7 @@ def write_snakefile(line: Line, slides: Sequence[OneSlide], resources: Resources
         cpus=resources.cpus,
         retries=retries,
         resources="\n        ".join(asked),
-        command=_literal(command + " 2>> {log:q}"),
+        command=_literal(command + " 2> {log:q}"),
     )
 
 
