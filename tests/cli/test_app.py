@@ -88,9 +88,9 @@ def test_words_that_an_option_does_not_know_end_with_2_and_name_those_it_does(ge
     assert all(word in done.err for word in (flag, "anything", *known))
 
 
-def test_debug_shows_where_an_expected_error_comes_from(generag, shell, built_bank):
+def test_debug_shows_where_an_expected_error_comes_from(generag, shell, built_bank, tmp_path):
     with pytest.raises(SlideError, match=r"nowhere\.svs"):
-        generag("embed", "nowhere.svs", "--backbone", "stain", "--bank", built_bank, "--debug")
+        generag("embed", "nowhere.svs", "--backbone", "stain", "--bank", built_bank, "--out", tmp_path, "--debug")
     plain, debugged = shell("bank", "info", "--bank", "none"), shell("bank", "info", "--bank", "none", "--debug")
     plain.expect_refusal(1, "no bank at none")
     assert debugged.code == 1

@@ -185,7 +185,7 @@ class Batch(Generic[B]):
         if claim is not None:
             try:
                 write_status(status_of(target, self.work.kind), status)
-            except GeneragError:
+            except BaseException:
                 self._let_go(taken)
                 raise
         self.listener.event("slide_started", slide=job.slide, name=job.name, output=str(target))
