@@ -11,9 +11,9 @@ from contextlib import closing
 import numpy as np
 
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.errors import SlideError
+from genrag_cli.errors import BackboneError, SlideError
 from genrag_cli.slides import Slide, TileStream, read_tiles
-from genrag_cli.types import Floats, Ints, Listener, TileGrid
+from genrag_cli.types import Floats, Ints, Listener, TileBatch, TileGrid
 
 AHEAD = 128
 """Tiles that are read while others are encoded, or a batch where that is more: enough to bridge a block being written
@@ -49,6 +49,7 @@ def encode_blocks(
         (b, d) embeddings of each block.
 
     Raises:
+        BackboneError: where the backbone gives values that are no finite numbers.
         SlideError: where a tile cannot be read, once the tiles before it are encoded.
     """
     if not blocks:
@@ -71,10 +72,21 @@ def encode_blocks(
                         raise SlideError(why, "The file is damaged or incomplete; copy it again.")
                     bad[row] = why
                 with clock.timed("encode"):
-                    done.append(backbone.encode(tiles.pixels))
+                    done.append(_expect_numbers(backbone.encode(tiles.pixels), backbone, tiles, grid))
                 n += len(tiles.rows)
                 told(n)
             yield np.concatenate(done)
+
+
+def _expect_numbers(values: Floats, backbone: Backbone, tiles: TileBatch, grid: TileGrid) -> Floats:
+    wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(wrong):
+        raise BackboneError(
+            f"{grid.slide_id}: {backbone.card.name} gave values that are no finite numbers for {len(wrong)} of "
+            f"{len(values)} tiles, first {grid.names[tiles.rows[wrong[0]]]}",
+            "Are its weights whole? `generag backbones check` tells; so does --device cpu of an ill GPU.",
+        )
+    return values
 
 
 def ahead_of(batch: int) -> int:

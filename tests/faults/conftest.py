@@ -199,25 +199,6 @@ def at_victim(monkeypatch):
     return ask
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """`small_disk(mib)`: a folder on a disk of its own, full at so many MiB."""
-    mounted = []
-
-    def make(mib):
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", folder]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("a small disk can be mounted by root only")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", folder], check=True)
-
-
 def obey_permissions():
     """Has this process, though it may be root's, refused what permissions refuse; for `preexec_fn`."""
     PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
