@@ -185,6 +185,8 @@ class Retrieval:
         with listener.timed("solve"):
             ready, n_context = space.features(features, statistics, grid)
             queries = space.queries(ready, y_init)
+            components = {} if space.tuning is None else {keys.COMPONENTS: space.tuning.basis.scores(ready)}
+            del features, ready  # what is as large as the slide goes as soon as it can
             stands_for = queries
             if query.own_sample and space.guessed is None and len(sample) and not space.needs_places:
                 # Only the bank itself can guess for tiles that nobody asked for.
@@ -230,9 +232,7 @@ class Retrieval:
             "python": platform.python_version(),
         }
         obs, obsm, patients = describe_weights(codes, bank)
-        if space.tuning is not None:
-            obsm[keys.COMPONENTS] = space.tuning.basis.scores(ready)
-        del features, sample, ready, queries, stands_for  # what is as large as the slide, before expression is too
+        del sample, queries, stands_for
         prediction = Prediction(
             grid=grid,
             codes=codes,
@@ -251,7 +251,7 @@ class Retrieval:
                 **obs,
                 **describe_trust(space, morphology, anchor, n_context),
             },
-            obsm=obsm,
+            obsm=obsm | components,
             bank_patients=patients,
             var=describe_genes(bank, self.chosen, space.scale, space.anchors.genes, space.tuning),
             thumbnail=query.thumbnail(),
