@@ -176,5 +176,5 @@ def test_a_file_that_is_not_ours_is_never_replaced(retrieve, out):
     refused = retrieve("-q")
     refused.expect_refusal(1, "is not a prediction of generag", "--overwrite")
     (out / "P3_1.stain.h5ad").write_text("half a file")
-    retrieve("-q").expect_refusal(1, "cannot be read", "--overwrite")
+    retrieve("-q").expect_refusal(1, "neither an HDF5 nor a zip file", "--overwrite")
     assert retrieve("--overwrite").code == 0
