@@ -119,8 +119,10 @@ def run_slides(
         )
         listener.event("run_ended", **{k: v for k, v in report.items() if k != "slides"})
         if several and not options.dry_run and outcomes:
-            path = write_report(out, report, when)
-            _show(report, path, listener)
+            try:
+                _show(report, write_report(out, report, when), listener)
+            except GeneragError as error:  # it must not hide why this ends
+                listener.warn(error.message)
         if as_json:
             print_json({"slides": [_of(o, describe) for o in outcomes], "run": report})
     errors = [(o, o.error) for o in outcomes if o.error is not None]

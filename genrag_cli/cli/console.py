@@ -57,8 +57,10 @@ class ConsoleListener(Listener):
 
     def progress(self, step: Progress) -> None:
         """Moves a bar, or prints a line now and then."""
+        if step.total == 0:
+            return
         self._tell_step(step)
-        if self.quiet or step.total == 0:
+        if self.quiet:
             return
         with self.printing:
             if sys.stderr.isatty():

@@ -40,8 +40,6 @@ class SlideStatus:
     """Size and time of change (ns) of the slide's file; None where it consists of several."""
     size: int = 0
     """Bytes of the output; also of the one that stands while another is made, or after that failed."""
-    sha256: str = ""
-    """Of the output."""
     spots: int | None = None
     bad_tiles: int = 0
     reason: str = ""

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Generic
 
 from genrag_cli import stopping
-from genrag_cli.errors import GeneragError, OutputError, SlideError, Stopped, UsageError
+from genrag_cli.errors import GeneragError, SlideError, Stopped, UsageError
 from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.pipeline.batch.listening import SlideListener
 from genrag_cli.pipeline.batch.outcome import BatchOptions, Outcome, find_mark, stands, status_of
 from genrag_cli.pipeline.batch.overlay import picture_tissue
 from genrag_cli.pipeline.batch.staging import Stage, remote_stamp
 from genrag_cli.pipeline.batch.work import B, Finished, Work
-from genrag_cli.stores.atomic import explain, tidy
+from genrag_cli.stores.atomic import explain, remove, tidy
 from genrag_cli.stores.claims import Claim, ClaimLostError, Claims
+from genrag_cli.stores.seal import check
 from genrag_cli.stores.status import (
     FINISHED,
     SlideStatus,
@@ -218,15 +219,13 @@ class Batch(Generic[B]):
         target, before = taken.target, taken.before
         if before and before.state in FINISHED and before.key == taken.key and stands(target, before):
             return Finished(before.spots or 0, before.bad_tiles, before.facts)
-        if not target.exists():
+        if before and before.size and not stands(target, before) and (found := check(target)).state == "damaged":
+            if target.exists():
+                taken.listener.warn(f"{target}: {found.reason}; making it again")
+            if not self.options.dry_run:
+                remove(target)
             return None
-        try:
-            return self.work.find_done(target, taken.key, taken.listener)
-        except OutputError as error:
-            if before is None or not before.size:  # nobody says that it is ours
-                raise
-            taken.listener.warn(f"{error.message}; making it again")
-            return None
+        return self.work.find_done(target, taken.key, taken.listener) if target.exists() else None
 
     def _complete(self, taken: _Taken[B]) -> None:
         """Finishes a job and writes down what became of it; one that is stopped stays with those that are taken."""
@@ -234,7 +233,7 @@ class Batch(Generic[B]):
         try:
             done = self._finish(taken)
             if done is None:
-                self._note(taken, Outcome(job, target, taken.status, skipped=True))
+                self._tell(Outcome(job, target, taken.status, skipped=True))
             else:
                 self._end(taken, _ending(done), done)
         except Stopped:
@@ -317,7 +316,7 @@ class Batch(Generic[B]):
             taken.claim.expect_held()
             write_status(path, status)
         if state != "stopped":
-            self._note(taken, Outcome(taken.job, taken.target, status, skipped=skipped))
+            self._tell(Outcome(taken.job, taken.target, status, skipped=skipped))
 
     def _fail(self, taken: _Taken[B], error: GeneragError) -> None:
         taken.status.reason, taken.status.hint = error.message, error.hint
@@ -329,7 +328,7 @@ class Batch(Generic[B]):
             return
         except GeneragError as other:  # nothing can be written, not even that
             taken.listener.warn(other.message)
-            self._note(taken, Outcome(taken.job, taken.target, taken.status))
+            self._tell(Outcome(taken.job, taken.target, taken.status))
         self.outcomes[-1].error = error
         self.failed(error)
 
@@ -343,26 +342,23 @@ class Batch(Generic[B]):
         status = SlideStatus(
             "failed", job.slide, "", self.work.kind, reason=error.message, hint=error.hint, ended=_now()
         )
-        self.outcomes.append(Outcome(job, Path(), status, error=error))
+        self._tell(Outcome(job, Path(), status, error=error))
         self.failed(error)
-        self.listener.event("slide_ended", slide=job.slide, name=job.name, state="failed", reason=error.message)
-
-    def _note(self, taken: _Taken[B], outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-        status = outcome.status
-        state = "planned" if self.options.dry_run and status.state == "running" else status.state
-        self.listener.event(
-            "slide_ended", slide=taken.job.slide, name=taken.job.name, state=state, spots=status.spots,
-            output=str(taken.target), skipped=outcome.skipped, reason=status.reason, seconds=status.seconds,
-        )  # fmt: skip
 
     def _skip(self, job: Job, target: Path, status: SlideStatus) -> None:
         self.listener.say(f"{target}: already done")
         tidy(target)
-        self.outcomes.append(Outcome(job, target, status, skipped=True))
+        self._tell(Outcome(job, target, status, skipped=True))
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Keeps an outcome, and says so."""
+        self.outcomes.append(outcome)
+        status = outcome.status
+        state = "held" if outcome.held_by else "planned" if status.state == "running" else status.state
         self.listener.event(
-            "slide_ended", slide=job.slide, name=job.name, state=status.state, spots=status.spots,
-            output=str(target), skipped=True, reason="", seconds=status.seconds,
+            "slide_ended", slide=outcome.job.slide, name=outcome.job.name, state=state, spots=status.spots,
+            output=str(outcome.target) if status.output else "", skipped=outcome.skipped,
+            reason=status.reason, seconds=status.seconds,
         )  # fmt: skip
 
     def _leave(self, job: Job) -> None:
@@ -371,7 +367,7 @@ class Batch(Generic[B]):
         holder = self.claims.holder(target)
         self.listener.say(f"{job.name}: being worked on by {holder}")
         status = read_status(status_of(target, self.work.kind)) or SlideStatus("running", job.slide, target.name)
-        self.outcomes.append(Outcome(job, target, status, skipped=True, held_by=holder))
+        self._tell(Outcome(job, target, status, skipped=True, held_by=holder))
 
     def _marked(self, job: Job, target: Path, options: str) -> SlideStatus | None:
         return None if self.options.overwrite else find_mark(job, target, self.work.kind, options)
