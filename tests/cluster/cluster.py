@@ -168,13 +168,18 @@ class Cluster:
         return dict(re.findall(r"ArrayTaskId=(\S+).*?JobState=(\S+)", text, re.DOTALL))
 
     def start_now(self, task: str, *changes: str) -> None:
-        """Once a task is back in the queue, changes it and lets it start; else SLURM has it wait for two minutes."""
+        """Once a task is back in the queue, changes it and lets it start; else SLURM has it wait for two minutes.
+
+        These are there so that what is told of the run before cannot be taken for news of the next. So this waits until
+        the process that watched over it is gone from its node.
+        """
 
         def is_back() -> bool:
             said = self.describe(task)
-            return said["JobState"] == "PENDING" and said["Restarts"] != "0"
+            watched = list(self.folder.glob(f"spool-*/*_{said['JobId']}.*"))
+            return said["JobState"] == "PENDING" and said["Restarts"] != "0" and not watched
 
-        self.wait_until(is_back, 60)
+        self.wait_until(is_back, 120)
         self.call("scontrol", "update", f"JobId={task}", *changes, "StartTime=now")
 
     def wait_for(self, array: str, seconds: float, ended: tuple[str, ...] = ("COMPLETED", "FAILED")) -> dict[str, str]:
@@ -184,6 +189,14 @@ class Cluster:
         )
         return self.states(array)
 
+    def expect_done(self, array: str, seconds: float) -> None:
+        """Waits until every task has ended, and asserts that each did well."""
+        states = self.wait_for(array, seconds)
+        assert set(states.values()) == {"COMPLETED"}, f"{states}\n{self._log()}"
+
+    def _log(self) -> str:
+        return self.call("squeue", "-l", check=False) + (self.folder / "slurmctld.log").read_text()
+
     def wait_until(
         self, true: Callable[[], object], seconds: float, say: Callable[[], str] = str, *, fail: bool = True
     ) -> None:
@@ -192,8 +205,7 @@ class Cluster:
         while not true():
             if time.monotonic() > end:
                 if fail:
-                    queue, log = self.call("squeue", "-l", check=False), self.folder / "slurmctld.log"
-                    raise AssertionError(f"not within {seconds:g} s: {say()}\n{queue}{log.read_text()}")
+                    raise AssertionError(f"not within {seconds:g} s: {say()}\n{self._log()}")
                 return
             time.sleep(0.1)
 

@@ -56,7 +56,7 @@ def test_the_command_line_arrives_as_it_was_written_and_the_exit_code_is_the_tas
 def test_a_task_that_stopped_queues_again_alone(job, cluster):
     array, said = job('[ "$task" = 2 ] && [ -z "${SLURM_RESTART_COUNT:-}" ] && exit 75; exit 0')
     cluster.start_now(f"{array}_2")
-    assert set(cluster.wait_for(array, 30).values()) == {"COMPLETED"}
+    cluster.expect_done(array, 30)
     assert [len(said(i)) for i in range(3)] == [1, 1, 2]
     assert cluster.describe(f"{array}_2")["Restarts"] == "1"
 

@@ -58,7 +58,7 @@ def test_a_lost_node_and_a_killed_process_change_nothing_in_the_six_outputs(clus
     cluster.call("scontrol", "requeue", other)
     for task in (lost, other):
         cluster.start_now(task)
-    assert set(cluster.wait_for(array, 240).values()) == {"COMPLETED"}, said("shared")
+    cluster.expect_done(array, 240)
     assert set(states("shared").values()) == {"done"}
     assert read_content(Path("shared")) == cohort.expected
 
@@ -76,6 +76,6 @@ def test_a_time_limit_stops_with_75_and_the_rerun_finishes(cluster, cohort, subm
     assert MESSAGE in said("limited")
     assert "stopped with exit code 75, queued again" in said("limited")
     assert n_done("limited") < 6
-    assert set(cluster.wait_for(array, 240).values()) == {"COMPLETED"}, said("limited")
+    cluster.expect_done(array, 240)
     assert cluster.describe(task)["Restarts"] == "1"
     assert read_content(Path("limited")) == cohort.expected
