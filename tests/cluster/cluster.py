@@ -170,8 +170,7 @@ class Cluster:
     def start_now(self, task: str, *changes: str) -> None:
         """Once a task is back in the queue, changes it and lets it start; else SLURM has it wait for two minutes.
 
-        These are there so that what is told of the run before cannot be taken for news of the next. So this waits until
-        the process that watched over it is gone from its node.
+        A node refuses a start ("Job credential revoked") within the second in which it was told to end the run before.
         """
 
         def is_back() -> bool:
@@ -180,7 +179,7 @@ class Cluster:
             return said["JobState"] == "PENDING" and said["Restarts"] != "0" and not watched
 
         self.wait_until(is_back, 120)
-        self.call("scontrol", "update", f"JobId={task}", *changes, "StartTime=now")
+        self.call("scontrol", "update", f"JobId={task}", *changes, "StartTime=now+3")
 
     def wait_for(self, array: str, seconds: float, ended: tuple[str, ...] = ("COMPLETED", "FAILED")) -> dict[str, str]:
         """Waits until every task has ended, and returns their states."""
