@@ -19,7 +19,9 @@ With a `Blend` the value is a mean of what references say and of what a regressi
 Genes that some section did not measure have no regression, and stay as above.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +36,7 @@ BLOCK_VALUES = 8_000_000
 CHUNK_ROWS = 64
 """Blocks of output end where chunks of as many rows do, so that a file gets every chunk once and whole."""
 PRODUCT_VALUES = 1_000_000
-"""Values of the output that one product with a block of the bank may touch (20 MB)."""
+"""Values of the output that are looked at for missing genes at a time (20 MB)."""
 MIN_SHARE = 0.1
 """A gene is missing at a spot where sections that measured it hold a smaller share of the spot's weight."""
 KEEP_VALUES = 32_000_000
@@ -101,7 +103,8 @@ def reconstruct(
     mean: Doubles | None,
     presence: Presence | None = None,
     blend: Blend | None = None,
-) -> Generator[Block, None, None]:
+    threads: int = 1,
+) -> Iterator[Block]:
     """Yields the prediction in blocks of rows.
 
     Args:
@@ -111,10 +114,12 @@ def reconstruct(
         mean: mu (G,), for the centred form; None for the plain one.
         presence: where sections of the bank lack genes; None: nowhere.
         blend: a regression beside the references; None: they speak alone.
+        threads: that add up rows of a block, each its own.
 
     Yields:
         (b, G) float32 values, all of them together (n, G), and (b, G) whether each is present, None without `presence`.
-        Block sizes change no value, and `presence` changes none whose gene was measured by all references of the spot.
+        Sizes of these blocks and threads change no value, and `presence` changes none whose gene was measured by all
+        references of the spot.
     """
     import scipy.sparse as sp
 
@@ -123,28 +128,16 @@ def reconstruct(
     step -= step % CHUNK_ROWS if step > CHUNK_ROWS else 0
     walk = _Walk(bank) if len(codes) > step else bank
     for low in range(0, len(codes), step):
-        part = weights[low : low + step].astype(np.float64).tocsc()
+        part = weights[low : low + step].astype(np.float64)
+        part.sort_indices()
         out = np.zeros((part.shape[0], n_genes))
         if mean is not None:
-            out += (1.0 - np.asarray(part.sum(axis=1)).ravel())[:, None] * mean
-        for block in walk():
-            _add(out, part, block)
+            out += (1.0 - np.asarray(part.tocsc().sum(axis=1)).ravel())[:, None] * mean
+        _add_all(out, part, walk(), threads)
         if blend is not None:
             out = (1 - blend.share) * blend.regression(slice(low, low + part.shape[0])) + blend.share * out
-        present = None if presence is None else _settle_missing(out, part.tocsr(), mean, presence)
+        present = None if presence is None else _settle_missing(out, part, mean, presence)
         yield out.astype(np.float32), present
-
-
-def ahead(blocks: Iterator[Block]) -> Generator[Block, None, None]:
-    """The same blocks, of which the next one is computed, in a thread, while the caller writes the one that it has.
-
-    Close it (`contextlib.closing`) where an error may end its use: that waits for the block in the making.
-    """
-    with ThreadPoolExecutor(1, "reconstruct") as pool:
-        coming = pool.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, blocks, None)
-            yield block
 
 
 class _Walk:
@@ -171,18 +164,75 @@ class _Walk:
             self.kept = kept
 
 
-def _add(out: Doubles, weights: Any, block: tuple[int, Any]) -> None:
-    first, values = block
-    used = weights[:, first : first + values.shape[0]].tocsr()
-    if not used.nnz:
-        return
-    wide = values.astype(np.float64)
-    # A product of two sparse matrices is nearly dense, and larger than that: some rows at a time.
-    step = max(1, PRODUCT_VALUES // max(1, values.shape[1]))
-    for low in range(0, len(out), step):
-        part = used[low : low + step]
-        if part.nnz:
-            out[low : low + step] += (part @ wide).toarray()
+def _add_all(out: Doubles, weights: Any, blocks: Iterable[tuple[int, Any]], threads: int) -> None:
+    """Adds weights (b, N) times the bank to `out` (b, G), some of its rows in each thread."""
+    add, begun = _compiled_add(), weights.indptr[:-1].copy()
+    cuts = np.linspace(0, len(out), min(max(1, threads), max(1, len(out))) + 1).astype(int)
+    parts = [slice(low, high) for low, high in itertools.pairwise(cuts)]
+    sums = np.zeros((len(parts), out.shape[1]))
+    with ThreadPoolExecutor(len(parts)) as pool:
+        for first, values in blocks:
+            bank, ends = (first, values.indptr, values.indices, values.data), weights.indptr[1:]
+            used = (weights.indices, weights.data)
+
+            def work(i: int, bank: Any = bank, ends: Any = ends, used: Any = used) -> None:
+                add(out[parts[i]], begun[parts[i]], ends[parts[i]], *used, *bank, sums[i])
+
+            list(pool.map(work, range(len(parts))))
+    out += 0.0  # no value is -0
+
+
+@functools.cache
+def _compiled_add() -> Callable[..., None]:
+    """`_add_rows`, compiled at the first call; kept on disk where a folder can be written."""
+    from numba import njit
+
+    try:
+        made: Callable[..., None] = njit(nogil=True, cache=True)(_add_rows)
+    except RuntimeError:
+        made = njit(nogil=True)(_add_rows)
+    return made
+
+
+def _add_rows(
+    out: Any, begun: Any, ends: Any, columns: Any, weights: Any, first: int, starts: Any, genes: Any, values: Any,
+    sums: Any,
+) -> None:  # fmt: skip
+    """Adds what one block of the bank contributes to some rows, summed up on its own and then added.
+
+    Args:
+        out: (b, G) changed in place.
+        begun: (b,) where the rows' weights on this block and later ones begin; moved on.
+        ends: (b,) where the rows' weights end.
+        columns: bank rows of all weights, ascending within a row.
+        weights: beside them.
+        first: bank row of the block's first.
+        starts: indptr (r + 1,) of the block.
+        genes: its indices.
+        values: its data.
+        sums: (G,) zeros, and zeros again at the end.
+    """
+    last = first + len(starts) - 1
+    for row in range(len(out)):
+        low = begun[row]
+        high = low
+        while high < ends[row] and columns[high] < last:
+            high += 1
+        begun[row] = high
+        if high == low + 1:  # alone, a product is its own sum
+            reference = columns[low] - first
+            for j in range(starts[reference], starts[reference + 1]):
+                out[row, genes[j]] += weights[low] * values[j]
+            continue
+        for k in range(low, high):
+            reference = columns[k] - first
+            for j in range(starts[reference], starts[reference + 1]):
+                sums[genes[j]] += weights[k] * values[j]
+        for k in range(low, high):
+            reference = columns[k] - first
+            for j in range(starts[reference], starts[reference + 1]):
+                out[row, genes[j]] += sums[genes[j]]
+                sums[genes[j]] = 0.0
 
 
 def _settle_missing(out: Doubles, weights: Any, mean: Doubles | None, presence: Presence) -> NDArray[np.bool_]:

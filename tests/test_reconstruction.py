@@ -1,15 +1,13 @@
 """Eq. 2 against a matrix product, in any blocks."""
 
-import contextlib
 import dataclasses
-import threading
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from genrag_cli import reconstruction
-from genrag_cli.reconstruction import MIN_SHARE, Presence, ahead, reconstruct
+from genrag_cli.reconstruction import MIN_SHARE, Presence, reconstruct
 from genrag_cli.types import SparseCodes
 
 RNG = np.random.default_rng(0)
@@ -175,49 +173,22 @@ def test_blocks_end_where_chunks_of_a_file_do(monkeypatch):
     assert sizes == [4, 4, 4, 4, 4, 3]
 
 
-def test_blocks_that_are_made_ahead_are_the_same_to_the_bit(monkeypatch):
-    monkeypatch.setattr(reconstruction, "BLOCK_VALUES", 17 * 5)
-    plain = list(reconstruct(CODES, Walks(7), 17, MEAN))
-    early = list(ahead(reconstruct(CODES, Walks(7), 17, MEAN)))
-    assert len(plain) == len(early) == 5
-    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(plain, early, strict=True))
+@pytest.mark.parametrize("threads", [2, 5, 100])
+@pytest.mark.parametrize("mean", [None, MEAN])
+def test_threads_change_no_bit(threads, mean):
+    alone = np.concatenate([v for v, _ in reconstruct(signed(CODES), Walks(7), 17, mean)])
+    together = np.concatenate([v for v, _ in reconstruct(signed(CODES), Walks(7), 17, mean, threads=threads)])
+    assert alone.tobytes() == together.tobytes()
 
 
-def test_one_block_and_no_more_is_made_ahead():
-    made, asked = [], threading.Event()
-
-    def blocks():
-        for number in range(5):
-            made.append(number)
-            if number == 1:
-                asked.set()
-            yield np.zeros(1), None
-
-    with contextlib.closing(ahead(blocks())) as early:
-        next(early)
-        assert asked.wait(10)
-    assert made == [0, 1]
-
-
-def test_what_fails_ahead_is_raised_where_the_block_is_taken():
-    def blocks():
-        yield np.zeros(1), None
-        raise ValueError("the bank is gone")
-
-    early = ahead(blocks())
-    next(early)
-    with pytest.raises(ValueError, match="the bank is gone"):
-        next(early)
-
-
-def test_no_thread_is_left_where_the_writer_fails():
-    before = threading.active_count()
-
-    def write():
-        with contextlib.closing(ahead(iter([(np.zeros(1), None)] * 3))) as early:
-            next(early)
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write()
-    assert threading.active_count() == before
+def test_references_of_a_block_of_the_bank_are_summed_up_before_they_are_added():
+    codes = one_query([0, 1, 2, 9, 10], [0.1, 0.2, 0.3, 0.7, -0.4])
+    (values, _), *_ = reconstruct(codes, Walks(7), 17, MEAN)
+    weights, bank = codes.weights.astype(np.float64), BANK.toarray().astype(np.float64)
+    expected = (1 - weights.sum()) * MEAN
+    for rows in ([0, 1, 2], [3, 4]):
+        part = np.zeros(17)
+        for k in rows:
+            part += weights[k] * bank[codes.indices[k]]
+        expected += part
+    np.testing.assert_array_equal(values[0], expected.astype(np.float32))

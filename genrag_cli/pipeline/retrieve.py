@@ -259,7 +259,7 @@ class Retrieval:
         with listener.timed("write"):
             write_expression(
                 target, prediction, bank, self.chosen, centred=space.standardised, tuning=space.tuning,
-                listener=listener,
+                threads=self.run.workers, listener=listener,
             )  # fmt: skip
         parts.clear()
         forget_guess(target)
