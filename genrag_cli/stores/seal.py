@@ -154,6 +154,8 @@ def _check_without(file: BinaryIO, size: int, ours: bool) -> Seal:
 def _check_hdf5(file: BinaryIO, size: int, end: int | None) -> Seal:
     if size < (end or _HEAD_BYTES):
         return Seal("damaged", "", f"cut short: {size} of {end or 'more'} bytes")
+    if end is not None and size - end == SEAL_BYTES:  # something stood there, whatever became of the mark
+        return Seal("damaged", "", "damaged: so is its digest")
     if not _contains(file, MARK.encode(), end or size):
         return _UNSEALED
     if end != size:

@@ -30,7 +30,7 @@ def test_a_worker_killed_with_a_claim_in_hand_is_followed_by_another(night, inje
     worker = night.shell(start_new_session=True)
     wait_until(lambda: claim.exists() and (night.out / "a.stain.h5ad").exists(), worker)
     os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait()
+    worker.communicate()
     assert claim.exists()
     content = json.loads(claim.read_text())
     claim.write_text(json.dumps({**content, "boot": "of another machine"}))  # so that its process tells nothing
@@ -92,7 +92,7 @@ def batch(made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     slides = kill.write_batch(made / "cohort", folder / "batch")
     query = ("--bank", made / "bank.zarr", "--backbone", "stain", "--workers", "1", "--alpha", "0.003", "-q")
-    words = [str(word) for word in ("retrieve", slides, *query, "--no-overlay", "--pitch-um", "60", "--out")]
+    words = [str(word) for word in ("retrieve", slides, *query, "--no-overlay", "--pitch-um", "80", "--out")]
     scenario = kill.Scenario("batch", lambda out: [*words, str(out)], lambda _: None, code=3)
     return scenario, kill.run_undisturbed(scenario, folder), folder
 
@@ -106,7 +106,7 @@ def test_a_batch_ended_at_random_moments_goes_on_from_there(batch, n, signals):
     scenario, undisturbed, folder = batch
     rng, done, trials = random.Random(f"{SEED} {signals}"), 0, 0
     while done < n:
-        ended, wrong = kill.run_trial(scenario, folder, undisturbed, rng, min(3, n - done), signals)
+        ended, wrong = kill.run_trial(scenario, folder, undisturbed, rng, min(6, n - done), signals)
         assert wrong == []
         done, trials = done + ended, trials + 1
         assert trials < 3 * n

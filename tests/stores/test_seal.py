@@ -234,3 +234,22 @@ def test_so_is_that_of_a_folder(tmp_path):
     assert recorded_digest(tmp_path / "a.zarr") == ""
     seal_folder(tmp_path / "a.zarr")
     assert recorded_digest(tmp_path / "a.zarr") == check(tmp_path / "a.zarr").sha256 != ""
+
+
+def test_zeros_over_the_digest_and_the_mark_are_damage(tmp_path):
+    path = write_h5ad(tmp_path / "a.h5ad")
+    content = path.read_bytes()
+    path.write_bytes(content[:-SEAL_BYTES].replace(MARK.encode(), bytes(len(MARK))) + bytes(SEAL_BYTES))
+    assert check(path).state == "damaged"
+
+
+def test_a_zip_that_says_a_wrong_length_of_its_comment_is_damaged(tmp_path):
+    path = tmp_path / "a.zarr.zip"
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "zarr.json").write_text("{}")
+    pack_folder(tmp_path / "g", path)
+    content = bytearray(path.read_bytes())
+    content[-SEAL_BYTES - 2] ^= 1
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert check(path).state == "damaged"
