@@ -9,9 +9,9 @@ STAND_IN = """\
 #!/bin/bash
 # Says what it is told in FOLDER/TASK.said; FOLDER/plan is what it does.
 task=$SLURM_ARRAY_TASK_ID
-echo "$PWD|$*|${SLURM_CPUS_PER_TASK}" >> "$FOLDER/$task.said"
 trap 'echo USR1 >> "$FOLDER/$task.said"; exit 75' USR1
 trap 'echo TERM >> "$FOLDER/$task.said"; exit 75' TERM
+echo "$PWD|$*|${SLURM_CPUS_PER_TASK}" >> "$FOLDER/$task.said"
 source "$FOLDER/plan"
 """
 
