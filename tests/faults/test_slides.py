@@ -49,7 +49,8 @@ def test_as_many_bad_tiles_as_are_allowed_are_left_out_and_named(night, inject, 
     status = night.status("b")
     assert (status["state"], status["bad_tiles"]) == ("done", 2)
     made = kill.read_content(night.out)
-    assert all(made[key] == value for key, value in calm.items() if key[0] != "b" and "status" not in key)
+    results = [key for key in calm if "status" not in key and not key.endswith("/generag")]  # which tell the options
+    assert all(made[key] == calm[key] for key in results if key[0] != "b")
     assert made["b.stain.h5ad/obs"] != calm["b.stain.h5ad/obs"]
     assert kill.find_leftovers(night.out) == []
 
