@@ -4,6 +4,7 @@ import contextlib
 import os
 import pty
 import sys
+import threading
 
 import pytest
 
@@ -100,3 +101,26 @@ def test_json_has_no_nan():
 def test_a_table_is_aligned_where_there_is_no_terminal(capsys):
     print_table("Scores", ("method", "PCC"), [("retrieval", "0.5"), ("y", "10.25")])
     assert capsys.readouterr().out == "Scores\nmethod       PCC\nretrieval    0.5\ny          10.25\n"
+
+
+def test_bars_may_be_moved_by_the_thread_that_begins_slides_while_another_ends_them(monkeypatch):
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True, raising=False)
+    listener, wrong = ConsoleListener(), []
+
+    def work(name):
+        try:
+            for done in range(60):
+                listener.progress(Progress(name, done, 60))
+                listener.warn(name)
+                if done % 7 == 0:
+                    listener.close()
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"stage {i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    listener.close()
+    assert wrong == []

@@ -25,6 +25,22 @@ def target(tmp_path):
     return tmp_path / "slide.stain.h5ad"
 
 
+@pytest.fixture(autouse=True)
+def _no_thread_is_left(monkeypatch):
+    """Ends what a test left holding."""
+    made, begin = [], Claim.__post_init__
+
+    def noted(self):
+        made.append(self)
+        begin(self)
+
+    monkeypatch.setattr(Claim, "__post_init__", noted)
+    yield
+    for claim in made:
+        claim._ended.set()
+        claim._thread.join()
+
+
 @pytest.fixture
 def silent(monkeypatch):
     """Claims that nobody renews, as of a machine that has gone."""

@@ -61,6 +61,7 @@ class Shout:
     did: list = field(default_factory=list)
     open: set = field(default_factory=set)
     kind: str = "retrieve"
+    before: set = field(default_factory=lambda: set(threading.enumerate()))
 
     def _now(self, job, what):
         self.did.append((what, job.name))
@@ -132,7 +133,8 @@ class Shout:
         """Asserts that there is no claim, no temporary file, nothing open, and no thread."""
         assert [p.name for p in self.out.rglob(".*")] == []
         assert self.open == set()
-        assert not [t for t in threading.enumerate() if t.name.startswith(("ahead", "claim"))]
+        begun = set(threading.enumerate()) - self.before
+        assert not [thread for thread in begun if thread.name.startswith(("ahead", "claim"))]
 
 
 class Events(Listener):
