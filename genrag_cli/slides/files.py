@@ -21,8 +21,7 @@ def slide_files(path: Path) -> list[Path]:
     Raises:
         SlideError: where there is nothing, or a folder that is no slide.
     """
-    if not path.exists():
-        raise SlideError(f"{path}: no such slide", "Check the path; quote names with spaces.")
+    expect_there(path)
     if path.is_dir():
         if is_zarr(path):
             return sorted(p for p in path.rglob("*") if p.is_file())
@@ -34,6 +33,16 @@ def slide_files(path: Path) -> list[Path]:
     if dicom.is_dicom(path):
         return [path, *(p for p in dicom.series_files(path) if p != path)]
     return [path]
+
+
+def expect_there(path: Path) -> None:
+    """Refuses a path that leads nowhere.
+
+    Raises:
+        SlideError: where there is nothing.
+    """
+    if not path.exists():
+        raise SlideError(f"{path}: no such slide", "Check the path; quote names with spaces.")
 
 
 def mirax_files(path: Path) -> list[Path]:

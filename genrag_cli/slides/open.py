@@ -9,6 +9,7 @@ from pathlib import Path
 
 from genrag_cli.errors import SlideError, UsageError
 from genrag_cli.slides.base import Slide
+from genrag_cli.slides.files import expect_there
 
 READER = "GENERAG_READER"
 """Variable that names a reader to take for every slide; unset: the one that fits."""
@@ -32,8 +33,7 @@ def open_slide(path: str | Path, *, pictures: bool = False) -> Slide:
     from genrag_cli.slides.picture import PictureSlide
 
     path = Path(path)
-    if not path.exists():
-        raise SlideError(f"{path}: no such slide", "Check the path; quote names with spaces.")
+    expect_there(path)
     if asked := os.environ.get(READER):
         return _open_as_asked(path, asked)
     if path.is_dir():

@@ -1,7 +1,7 @@
 """What became of a slide: a small JSON file beside its output, which is also the mark that the output is done.
 
-The mark holds fingerprints of options and slide, and the size of the output; an output without a mark that fits is made
-again. Does not know how a result is made.
+The mark holds fingerprints of options and slide, and size and digest of the output; an output without a mark that fits
+is made again. Does not know how a result is made.
 """
 
 import dataclasses
@@ -40,6 +40,8 @@ class SlideStatus:
     """Size and time of change (ns) of the slide's file; None where it consists of several."""
     size: int = 0
     """Bytes of the output; also of the one that stands while another is made, or after that failed."""
+    sha256: str = ""
+    """Of that output, as it says itself; empty where it says none."""
     spots: int | None = None
     bad_tiles: int = 0
     reason: str = ""

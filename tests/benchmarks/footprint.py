@@ -341,7 +341,9 @@ def retrieve(asked: argparse.Namespace, name: str = "retrieved", fresh: bool = F
             )
             path, done = do_one(work, slide, Listener())
         said, size = done.facts, path.stat().st_size / 1e6
-        return f"{said['median_references']:g} references in the median, {said['stalled']} stalled; file of {size:.0f} MB"
+        return (
+            f"{said['median_references']:g} references in the median, {said['stalled']} stalled; file of {size:.0f} MB"
+        )
 
     return measure(work)
 

@@ -95,7 +95,7 @@ STATUS: Schema = {
         state=STATE, slide=TEXT, output=TEXT, command={"enum": ["retrieve", "embed"]}, options=TEXT,
         slide_digest=TEXT, key=TEXT,
         source={"oneOf": [{"type": "null"}, {"type": "array", "items": COUNT, "minItems": 2, "maxItems": 2}]},
-        size=COUNT, spots=MAYBE_COUNT, bad_tiles=COUNT, reason=TEXT, hint=TEXT,
+        size=COUNT, sha256=TEXT, spots=MAYBE_COUNT, bad_tiles=COUNT, reason=TEXT, hint=TEXT,
         attempts={"type": "integer", "minimum": 1}, began=TIME, ended={"oneOf": [TIME, {"const": ""}]},
         seconds=SECONDS, peak_memory=COUNT, worker=TEXT, facts={"type": "object"},
         warnings={"type": "array", "items": TEXT}, format={"const": 1},

@@ -1,5 +1,7 @@
 """How a batch is run, what became of each slide, and whether an output is done, told without opening the slide."""
 
+import datetime
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +9,7 @@ from genrag_cli.errors import GeneragError, SlideError
 from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.pipeline.batch.staging import remote_stamp
 from genrag_cli.stores.claims import LEASE_S
+from genrag_cli.stores.seal import recorded_digest
 from genrag_cli.stores.status import FINISHED, SlideStatus, output_size, read_status, source_stamp, status_path
 
 
@@ -71,5 +74,21 @@ def find_mark(job: Job, target: Path, kind: str, options: str) -> SlideStatus | 
 
 
 def stands(target: Path, status: SlideStatus) -> bool:
-    """Whether an output is there, under the name and in the size that its status says."""
-    return target.name == status.output and target.exists() and output_size(target) == status.size > 0
+    """Whether an output is there, under the name, in the size and with the digest (unchecked) that its status says."""
+    alike = target.name == status.output and target.exists() and output_size(target) == status.size > 0
+    return alike and recorded_digest(target) == status.sha256
+
+
+def begin_status(job: Job, target: Path, kind: str, options: str, before: SlideStatus | None) -> SlideStatus:
+    """The status of a slide that is begun; arguments as `find_mark`, and the status so far."""
+    before = before or SlideStatus("failed", job.slide, target.name)
+    return SlideStatus(
+        state="running", slide=job.slide, output=target.name, command=kind, options=options, size=before.size,
+        sha256=before.sha256, attempts=before.attempts + 1, began=time_now(),
+        worker=f"{os.uname().nodename}:{os.getpid()}",
+    )  # fmt: skip
+
+
+def time_now() -> str:
+    """ISO 8601, for people; nothing is decided by it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

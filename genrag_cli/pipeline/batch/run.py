@@ -5,8 +5,6 @@ for, and taken over where its worker is gone. Knows the order of things. Does no
 """
 
 import contextlib
-import datetime
-import os
 import resource
 import time
 from collections import deque
@@ -21,13 +19,22 @@ from genrag_cli import stopping
 from genrag_cli.errors import GeneragError, SlideError, Stopped, UsageError
 from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.pipeline.batch.listening import SlideListener
-from genrag_cli.pipeline.batch.outcome import BatchOptions, Outcome, find_mark, stands, status_of
+from genrag_cli.pipeline.batch.outcome import (
+    BatchOptions,
+    Outcome,
+    begin_status,
+    find_mark,
+    stands,
+    status_of,
+    time_now,
+)
 from genrag_cli.pipeline.batch.overlay import picture_tissue
 from genrag_cli.pipeline.batch.staging import Stage, remote_stamp
 from genrag_cli.pipeline.batch.work import B, Finished, Work
+from genrag_cli.slides.files import expect_there
 from genrag_cli.stores.atomic import explain, remove, tidy
 from genrag_cli.stores.claims import Claim, ClaimLostError, Claims
-from genrag_cli.stores.seal import check
+from genrag_cli.stores.seal import check, recorded_digest
 from genrag_cli.stores.status import (
     FINISHED,
     SlideStatus,
@@ -83,6 +90,7 @@ class Batch(Generic[B]):
         self._stage: Stage | None = None
         self._queue: deque[Job] = deque()
         self._held: deque[Job] = deque()
+        self._alone = False
         self._taken: list[_Taken[B]] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
 
@@ -97,6 +105,7 @@ class Batch(Generic[B]):
             Stopped: where that was asked for; `outcomes` holds what is known by then.
         """
         self._expect_places(jobs)
+        self._alone = len(jobs) == 1
         if self.options.stage is not None and not self.options.dry_run:
             self._stage = Stage(self.options.stage)
         self._queue.extend(jobs)
@@ -160,6 +169,8 @@ class Batch(Generic[B]):
 
     def _try(self, job: Job) -> _Taken[B] | None:
         """Claims a job; None where it is done, or another worker's."""
+        if self._alone and job.slide and not job.is_remote:
+            expect_there(job.path)  # a mistyped name leaves nothing behind
         target, options = self.work.target(job), self.work.options_key(job)
         if (done := self._marked(job, target, options)) is not None:
             self._skip(job, target, done)
@@ -175,11 +186,7 @@ class Batch(Generic[B]):
                 self._skip(job, target, done)
                 return None
         before = read_status(status_of(target, self.work.kind))
-        status = SlideStatus(
-            state="running", slide=job.slide, output=target.name, command=self.work.kind, options=options,
-            size=before.size if before else 0, attempts=(before.attempts if before else 0) + 1, began=_now(),
-            worker=f"{os.uname().nodename}:{os.getpid()}",
-        )  # fmt: skip
+        status = begin_status(job, target, self.work.kind, options, before)
         listener = SlideListener(self.listener, job.name)
         taken: _Taken[B] = _Taken(job, target, claim, status, before, listener, time.monotonic())
         self._taken.append(taken)
@@ -301,7 +308,7 @@ class Batch(Generic[B]):
             taken.begun.close()
             if laid is not None:
                 n_reader = laid.slide.peak_memory
-        status.state, status.ended = state, _now()
+        status.state, status.ended = state, time_now()
         status.peak_memory = n_reader + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         status.seconds = {k: round(v, 3) for k, v in taken.listener.seconds.items()}
         status.seconds["total"] = round(time.monotonic() - taken.began, 3)
@@ -309,7 +316,7 @@ class Batch(Generic[B]):
         if done is not None:
             status.spots, status.bad_tiles = done.n_spots, done.n_bad_tiles
             status.facts |= done.facts
-            status.size = output_size(taken.target)
+            status.size, status.sha256 = output_size(taken.target), recorded_digest(taken.target)
             if skipped and taken.before is not None:  # what was true of the run that made it
                 status.seconds, status.facts = taken.before.seconds, taken.before.facts | done.facts
         if taken.claim is not None:
@@ -340,7 +347,7 @@ class Batch(Generic[B]):
     def _fail_unclaimed(self, job: Job, error: GeneragError) -> None:
         """Of options that cannot be right, or a place where nothing can be written."""
         status = SlideStatus(
-            "failed", job.slide, "", self.work.kind, reason=error.message, hint=error.hint, ended=_now()
+            "failed", job.slide, "", self.work.kind, reason=error.message, hint=error.hint, ended=time_now()
         )
         self._tell(Outcome(job, Path(), status, error=error))
         self.failed(error)
@@ -389,7 +396,3 @@ def _ending(done: Finished | None, otherwise: State = "done") -> State:
     if done is None:
         return otherwise
     return "done" if done.n_spots else "empty"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

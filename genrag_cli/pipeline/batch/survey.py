@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from genrag_cli.errors import OutputError
+from genrag_cli.pipeline.batch.outcome import stands
 from genrag_cli.stores.claims import is_held
-from genrag_cli.stores.status import ENDING, SlideStatus, output_size, read_status
+from genrag_cli.stores.status import ENDING, FINISHED, SlideStatus, read_status
 
 STATES = ("done", "empty", "running", "interrupted", "stopped", "failed", "gone", "unreadable")
 """Beside those of a status: `interrupted`, its worker is gone; `gone`, the output was removed or is of another size;
@@ -68,6 +69,6 @@ def _look(path: Path) -> Standing:
     target = path.parent / status.output
     if status.state == "running":
         return Standing(path, "running" if is_held(target) else "interrupted", status)
-    if status.state in ("done", "empty") and output_size(target) != status.size:
+    if status.state in FINISHED and not stands(target, status):
         return Standing(path, "gone", status)
     return Standing(path, status.state, status)
