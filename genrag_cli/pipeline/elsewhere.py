@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from genrag_cli.errors import UsageError
+from genrag_cli.errors import FeaturesError, UsageError
+from genrag_cli.pipeline.apart import read_apart
 from genrag_cli.pipeline.guess import ForeignGuess
 from genrag_cli.stores.foreign import ForeignRows, read_features, read_predictions
 
@@ -40,15 +41,19 @@ class Elsewhere:
         """The features' file; None where none was given."""
         if self.features is None:
             return None
-        return read_features(self.features, key=self.features_key, names_from=self.names_from)
+        return read_apart(
+            self.features, FeaturesError, read_features, self.features, key=self.features_key,
+            names_from=self.names_from,
+        )  # fmt: skip
 
     def read_guess(self) -> ForeignGuess | None:
         """The guesses' file; None where none was given."""
         if self.anchors is None:
             return None
-        rows = read_predictions(
-            self.anchors, key=self.anchors_key, names_from=self.names_from, genes_from=self.genes_from
-        )
+        rows = read_apart(
+            self.anchors, FeaturesError, read_predictions, self.anchors, key=self.anchors_key,
+            names_from=self.names_from, genes_from=self.genes_from,
+        )  # fmt: skip
         return ForeignGuess.of(rows, self.anchors_scale)
 
     def expect_slides(self, slides: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from genrag_cli.backbones.base import ExpressionModel
 from genrag_cli.cohorts.base import Section
 from genrag_cli.errors import BackboneError, FeaturesError, UsageError
+from genrag_cli.pipeline.apart import read_apart
 from genrag_cli.pipeline.embedding import embed_blocks
 from genrag_cli.pipeline.fit import card_of_features, differences, identity, made_elsewhere, not_stated, same_fov
 from genrag_cli.pipeline.geometry import tile_um
@@ -55,7 +56,8 @@ class FeatureFolder:
             FeaturesError: for a file that cannot be read, is not there, or is one of several.
         """
         names = None if self.names_from is None else _find_file(self.names_from, section, others)
-        return read_features(_find_file(self.folder, section, others), key=self.key, names_from=names)
+        path = _find_file(self.folder, section, others)
+        return read_apart(path, FeaturesError, read_features, path, key=self.key, names_from=names)
 
 
 Source = Loaded | FeatureFolder

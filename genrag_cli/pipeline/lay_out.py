@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genrag_cli.cohorts import open_section
-from genrag_cli.errors import SlideError, UsageError
+from genrag_cli.cohorts import read_truth
+from genrag_cli.errors import CohortError, SlideError, UsageError
+from genrag_cli.pipeline.apart import read_apart
 from genrag_cli.pipeline.geometry import Geometry, tile_um
 from genrag_cli.pipeline.options import SlideOptions
 from genrag_cli.slides import (
@@ -149,7 +150,7 @@ def plan_grid(
 def read_spots(text: str) -> tuple[Spots, Ints | None]:
     """Spots of a file, or of a measured section given as COHORT:SECTION; with lattice places where they are known."""
     if ":" in text and not Path(text).exists():
-        measured = open_section(text).load()
+        measured = read_apart(text, CohortError, read_truth, text)
         return (measured.names, measured.centres), measured.array_rc
     return read_spots_csv(text), None
 

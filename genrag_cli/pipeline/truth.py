@@ -13,6 +13,7 @@ from genrag_cli.evaluation.join import join_spots, take_truth
 from genrag_cli.genes.scales import to_scale
 from genrag_cli.outputs import keys
 from genrag_cli.outputs.prediction import StoredPrediction
+from genrag_cli.pipeline.apart import read_apart
 from genrag_cli.pipeline.mix_ups import doubt_truth
 from genrag_cli.pipeline.sections import AS_NAMED, GeneRules, name_like, tidy_measured
 from genrag_cli.pipeline.stored import read_stored
@@ -75,7 +76,7 @@ def read_measured(
         CohortError: for truth that cannot be read, or measured none of the predicted genes.
     """
     named = genes_named(prediction)
-    measured = name_like(tidy_measured(read_truth(truth), rules, truth), named)
+    measured = name_like(tidy_measured(read_apart(truth, CohortError, read_truth, truth), rules, truth), named)
     if not np.isin(named.names, measured.genes).any():
         raise CohortError(
             f"none of the {len(named)} predicted genes, such as {named.names[0]}, was measured in {truth}, which has "

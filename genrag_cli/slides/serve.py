@@ -7,6 +7,7 @@ tiles go through shared memory, everything else through the socket. Knows no bac
 |---|---|
 | `open`, path, pictures, folder | `ok` and the slide's facts |
 | `call`, function, arguments | `ok` and what the function returns, given the slide first |
+| `apply`, source, folder, function, arguments | `ok` and what the function returns, which reads files of other tools |
 | `tiles`, stream, grid, rows, batch, workers | a `batch` for every `more`, in order |
 | `more`, stream, slot | `batch`, stream, slot, bad rows, CPU seconds so far |
 | `end`, stream | `ended`, stream, once nothing is being read any more |
@@ -130,6 +131,20 @@ class Server:
     def on_call(self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Calls a function of this package on the slide."""
         self.answer(lambda: function(self.slide, *arguments, **named))
+
+    def on_apply(
+        self, source: Path, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Calls a function of this package that needs no slide; paths count from a folder."""
+
+        def work() -> Any:
+            os.chdir(folder)
+            return function(*arguments, **named)
+
+        self._let_go()
+        self.opened = (source, False)
+        self.answer(work)
 
     def on_read(self, *where: int) -> None:
         """Reads a rectangle."""
