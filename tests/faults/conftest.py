@@ -68,11 +68,7 @@ class Night:
         return ("retrieve", self.slides, "--bank", self.bank, *BESIDE, "--out", self.out, *more)
 
     def run(self, *more):
-        end_decoders()  # those that wait know nothing of a fault that was asked for since
-        try:
-            return self.generag(*self.command(*more))
-        finally:
-            end_decoders()
+        return self.generag(*self.command(*more))
 
     def shell(self, *more, **named):
         """The command in a process of its own."""
@@ -145,13 +141,15 @@ def inject(monkeypatch):
     """`inject(at=..., how=..., rows=...)`: a fault in the process that decodes; `inject()` takes it away."""
 
     def ask(**fault):
+        end_decoders()  # those that wait know nothing of what is asked for now
         if not fault:
             monkeypatch.delenv("GENERAG_FAULT")
             return
         monkeypatch.setenv("PYTHONPATH", str(HERE / "inject"))
         monkeypatch.setenv("GENERAG_FAULT", json.dumps({"slide": f"{VICTIM}.tif", **fault}))
 
-    return ask
+    yield ask
+    end_decoders()
 
 
 @pytest.fixture
