@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -352,6 +352,9 @@ def main() -> int:
         trial()
         fuzz.tallies[kind].files += n
         fuzz.tallies[kind].seconds += time.monotonic() - before
+        if number % 50 == 49:
+            done = sum(tally.files for tally in fuzz.tallies.values())
+            print(f"{done}/{options.files} files, {len(fuzz.faults)} faults", file=sys.stderr, flush=True)
     rows = [
         (
             kind,
@@ -365,7 +368,7 @@ def main() -> int:
         for kind, t in sorted(fuzz.tallies.items())
     ]
     print(format_table(("kind", "files", "commands", "refused or failed", "s", "slowest s", "peak MiB"), rows))
-    n_files = sum(Counter({k: t.files for k, t in fuzz.tallies.items()}).values())
+    n_files = sum(tally.files for tally in fuzz.tallies.values())
     print(
         f"{n_files} files, seed {options.seed}, {time.monotonic() - ready:.0f} s after {ready - began:.0f} s of "
         f"preparing: {len(fuzz.faults)} faults; memory bound {BOUND >> 20} MiB"
