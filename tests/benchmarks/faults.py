@@ -30,7 +30,8 @@ class Noted:
         """Notes a case that has run, or could not."""
         if report.when == "call" or report.outcome != "passed":
             name = report.nodeid.partition("::")[2].removeprefix("test_").replace("_", " ")
-            self.rows.append((name, report.outcome, f"{report.duration:.1f}"))
+            more = "".join(f", ended {text}" for key, text in report.user_properties if key == "ended")
+            self.rows.append((name + more, report.outcome, f"{report.duration:.1f}"))
 
 
 def main() -> int:
@@ -46,10 +47,9 @@ def main() -> int:
     code = pytest.main(["-n", "0", "-q", "--deselect", f"{SUITE}/test_fuzz.py", str(SUITE)], plugins=[noted])
     print(format_table(("case", "outcome", "s"), noted.rows))
     failed = sum(outcome == "failed" for _, outcome, _ in noted.rows)
-    print(
-        f"{len(noted.rows)} cases, {options.kills} kills, {options.stops} stops, seed {options.seed}: {failed} failed, "
-        f"{time.monotonic() - began:.0f} s"
-    )
+    print(f"{len(noted.rows)} cases, seed {options.seed}: {failed} failed, {time.monotonic() - began:.0f} s")
+    if code == pytest.ExitCode.INTERRUPTED:
+        print("interrupted: not all of them")
     print(describe_machine())
     return int(code)
 

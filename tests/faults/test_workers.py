@@ -102,7 +102,7 @@ def batch(made, tmp_path_factory):
     [(KILLS, (signal.SIGKILL,)), (STOPS, (signal.SIGTERM, signal.SIGUSR1))],
     ids=["killed", "stopped"],
 )
-def test_a_batch_ended_at_random_moments_goes_on_from_there(batch, n, signals):
+def test_a_batch_ended_at_random_moments_goes_on_from_there(batch, n, signals, record_property):
     scenario, undisturbed, folder = batch
     rng, done, trials = random.Random(f"{SEED} {signals}"), 0, 0
     while done < n:
@@ -110,4 +110,4 @@ def test_a_batch_ended_at_random_moments_goes_on_from_there(batch, n, signals):
         assert wrong == []
         done, trials = done + ended, trials + 1
         assert trials < 3 * n
-    print(f"{done} times in {trials} trials")
+    record_property("ended", f"{done} times in {trials} trials")
