@@ -40,6 +40,7 @@ READ_TIMEOUT_S = 15
 IN_BATCH = 10
 CODES = (0, 1, 2, 3)
 ASIDE = QUICK[:-2]
+PLAIN = ("--no-overlay",)
 
 
 @dataclass
@@ -115,7 +116,7 @@ class Fuzz:
         command = self.rng.choice(("retrieve", "retrieve", "embed"))
         out = folder / "out"
         more = QUICK if command == "retrieve" else ASIDE
-        overlay = () if self.rng.random() < 0.5 else ("--no-overlay",)
+        overlay = () if self.rng.random() < 0.2 else PLAIN
         ran = self.command(command, *given, "--bank", self.materials.bank, *more, *overlay, "--out", out, slides=n)
         self._expect_good(ran, out, command)
         bad = 0
@@ -155,9 +156,7 @@ class Fuzz:
         ran = self.command("verify", bank)
         self.expect(ran, ran.code == 1, "verify saw nothing")
         out = folder / "out"
-        ran = self.command(
-            "retrieve", self.materials.good, "--bank", bank, *QUICK, "--no-overlay", "--out", out, slides=1
-        )
+        ran = self.command("retrieve", self.materials.good, "--bank", bank, *QUICK, *PLAIN, "--out", out, slides=1)
         if ran.code == 0:
             self._expect_good(ran, out, "retrieve")
         self.tallies[self.kind].refused += ran.code != 0
@@ -271,8 +270,8 @@ class Fuzz:
         return names
 
     def _rerun(self, out: Path, *more: str) -> Ran:
-        good = self.materials.good
-        ran = self.command("retrieve", good, "--bank", self.materials.bank, *QUICK, "--out", out, *more, slides=1)
+        words = ("retrieve", self.materials.good, "--bank", self.materials.bank, *QUICK, *PLAIN)
+        ran = self.command(*words, "--out", out, *more, slides=1)
         if ran.code == 0 and not more:
             self._expect_good(ran, out, "retrieve")
         return ran
