@@ -268,7 +268,9 @@ def _read_matrix(node: Any) -> Any:
     from scipy import sparse
 
     if hasattr(node, "keys"):  # a sparse matrix is a group
-        return sparse.csr_matrix(read_elem(node))
+        read = read_elem(node)
+        read.check_format(full_check=True)  # scipy believes indices, and reads and writes wherever they point
+        return sparse.csr_matrix(read)
     # Row blocks: a dense whole-transcriptome X is twenty times the size of its non-zeros.
     blocks = [sparse.csr_matrix(node[i : i + _DENSE_ROWS]) for i in range(0, node.shape[0], _DENSE_ROWS)]
     return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix(node.shape)

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -39,6 +40,8 @@ LIMIT_S, PER_SLIDE_S = 120.0, 45.0
 READ_TIMEOUT_S = 15
 IN_BATCH = 10
 CODES = (0, 1, 2, 3)
+UNEXPECTED = re.compile(r": unexpected [A-Z]\w+: ")
+"""What a batch says of a defect."""
 ASIDE = QUICK[:-2]
 PLAIN = ("--no-overlay",)
 
@@ -80,7 +83,7 @@ class Fuzz:
             self.fault(ran, f"{why} ({ran.peak >> 20} MiB)")
         elif ran.code not in CODES:
             self.fault(ran, f"exit code {ran.code}")
-        if "Traceback" in ran.err or "unexpected " in ran.err:
+        if "Traceback" in ran.err or UNEXPECTED.search(ran.err):
             self.fault(ran, "a traceback, or an unexpected error")
         if ran.code and "error: " not in ran.err.lower():
             self.fault(ran, "no reason was said")

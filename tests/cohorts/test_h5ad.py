@@ -226,3 +226,12 @@ def test_a_dense_xenium_file_gives_its_counts(shared_data):
     measured = CountsFile(shared_data / "xenium_tiny" / "NCBI858.h5ad", needs_centres=False).load()
     assert measured.counts.shape == (200, 338)
     assert measured.total_counts.sum() == 45623
+
+
+@pytest.mark.parametrize("index", [10**6, -1])
+def test_indices_that_point_out_of_the_matrix_are_damage(write_hest, tmp_path, index):
+    path = stored(write_hest, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][0] = index
+    with pytest.raises(CohortError, match=r"damaged, or not as AnnData writes it"):
+        CountsFile(path).load()

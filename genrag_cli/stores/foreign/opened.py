@@ -90,7 +90,10 @@ def read_elem(path: Path, node: Any) -> Any:
 
     refuse_pickles(path, node)
     try:
-        return anndata.io.read_elem(node)
+        read = anndata.io.read_elem(node)
+        if hasattr(read, "check_format"):  # scipy believes indices, and reads and writes wherever they point
+            read.check_format(full_check=True)
+        return read
     except MemoryError:
         raise
     except Exception as error:  # anndata raises kinds of its own that it does not export
