@@ -97,16 +97,17 @@ class Server:
 
     def answer(self, work: Callable[[], Any]) -> None:
         """Sends what some work returns, or why it failed."""
+        said: tuple[Any, ...]
         try:
-            result = work()
+            said = ("ok", work())
         except GeneragError as error:
-            self.send("failed", type(error), error.message, error.hint)
+            said = ("failed", type(error), error.message, error.hint)
         except MemoryError:
-            self.send("failed", SlideError, *self._too_large())
+            said = ("failed", SlideError, *self._too_large())
         except Exception as error:  # readers of damaged files raise anything
-            self.send("failed", SlideError, f"{self._path()}: {type(error).__name__}: {error}", "Is the file damaged?")
-        else:
-            self.send("ok", result)
+            said = ("failed", SlideError, f"{self._path()}: {type(error).__name__}: {error}", "Is the file damaged?")
+        # Not before: an error holds what was allocated until it is handled, and saying something takes memory too.
+        self.send(*said)
 
     def on_open(self, path: Path, pictures: bool, folder: Path) -> None:
         """Opens a slide, whose path counts from a folder."""
