@@ -45,6 +45,12 @@ def test_a_dead_claim_expires_whatever_its_clock_says(night, skew):
     night.expect_mended()
 
 
+def test_a_claim_beside_a_finished_result_goes_with_the_next_run(night):
+    assert night.run().code == 0
+    leave_claim(night, 0)
+    night.expect_mended("--lease", "1")
+
+
 @pytest.mark.parametrize("skew", [-YEARS, YEARS])
 def test_a_claim_that_lives_is_respected_whatever_its_clock_says(night, skew):
     claim, ended = leave_claim(night, skew), threading.Event()

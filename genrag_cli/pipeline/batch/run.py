@@ -33,7 +33,7 @@ from genrag_cli.pipeline.batch.staging import Stage, remote_stamp
 from genrag_cli.pipeline.batch.work import B, Finished, Work
 from genrag_cli.slides.files import expect_there
 from genrag_cli.stores.atomic import explain, remove, tidy
-from genrag_cli.stores.claims import Claim, ClaimLostError, Claims
+from genrag_cli.stores.claims import Claim, ClaimLostError, Claims, claim_path
 from genrag_cli.stores.seal import check, recorded_digest
 from genrag_cli.stores.status import (
     FINISHED,
@@ -172,7 +172,9 @@ class Batch(Generic[B]):
         if self._alone and job.slide and not job.is_remote:
             expect_there(job.path)  # a mistyped name leaves nothing behind
         target, options = self.work.target(job), self.work.options_key(job)
-        if (done := self._marked(job, target, options)) is not None:
+        done = self._marked(job, target, options)
+        # Beside what is done lies a claim where its worker is about to let go, or was killed then: it is to go too.
+        if done is not None and (self.options.dry_run or not self.options.wait or not claim_path(target).exists()):
             self._skip(job, target, done)
             return None
         claim = None
