@@ -41,6 +41,8 @@ def read_spots_csv(path: str | Path) -> tuple[list[str] | None, Doubles]:
         raise UsageError(f"{path}: no such spots file", _FORMAT) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as a spots file: {error}", _FORMAT) from error
+    if any("\0" in line for line in lines):
+        raise UsageError(f"{path}: cannot be read as a spots file: it holds bytes of zero", _FORMAT)
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     if missing := [column for column in ("x", "y") if column not in header]:
         raise UsageError(f"{path}: no column {' and '.join(missing)}; found {', '.join(header) or 'nothing'}", _FORMAT)

@@ -40,6 +40,8 @@ def test_names_may_be_absent(tmp_path):
         ("x,y\n1,2\n3,\n", "line 3"),
         ("x,y\n1\n", "line 2"),
         ("name,x,y\n,1,2\n", "line 2"),
+        ("name,x,y\na\0,1,2\n", "bytes of zero"),
+        ('name,x,y\n"' + "a" * 200_000 + '",1,2\n', "cannot be read as a spots file"),
     ],
 )
 def test_what_is_wrong_with_a_spots_file_is_said(tmp_path, text, message):

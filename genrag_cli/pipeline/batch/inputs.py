@@ -176,6 +176,8 @@ def _read_manifest(path: Path) -> Iterator[Job]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as a manifest of slides: {error}", hint) from error
+    if any("\0" in line for line in lines):
+        raise UsageError(f"{path}: cannot be read as a manifest of slides: it holds bytes of zero", hint)
     try:
         rows = list(csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",", strict=True))
     except csv.Error as error:

@@ -255,6 +255,7 @@ def test_a_manifest_may_come_from_any_spreadsheet(tmp_path, text):
         ("slide,name\na.svs,x/y\n", "line 2: 'x/y' cannot be the name of a file"),
         ("slide,name\na.svs,..\n", "line 2: '..' cannot be the name of a file"),
         ('slide,name\n"a.svs,b\n', "cannot be read as a manifest"),
+        ("slide,name\na.svs,b\0\n", "bytes of zero"),
     ],
 )
 def test_a_manifest_that_cannot_be_right_names_file_line_and_value(tmp_path, text, said):
