@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from typing import Any
 
 STOPPED = 75
 INTERRUPTED = 130
@@ -21,9 +22,7 @@ another program, all of torch waits for a thread that has no core while the othe
 def main() -> None:
     """Runs the command line; Ctrl-C, SIGTERM or SIGUSR1 before a command has begun end as they do later."""
     wait_briefly()
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    _hear_stops(signal.default_int_handler)
     try:
         from genrag_cli.cli.app import main as run
 
@@ -31,6 +30,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _leave()
     except SystemExit as done:
+        _hear_stops(signal.SIG_IGN)  # all is done: Python would die of them while it leaves, whatever the exit code is
         if done.code in (STOPPED, INTERRUPTED):
             _leave()
         raise
@@ -40,6 +40,12 @@ def wait_briefly() -> None:
     """Sets `SPINS`, unless the environment says how threads wait; to be called before torch is imported."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def _hear_stops(handler: Any) -> None:
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), handler)
 
 
 def _leave() -> None:

@@ -117,11 +117,11 @@ def test_the_readme_names_every_command_and_option_that_it_shows(root):
         return run(sys.executable, "-m", "genrag_cli", *command, "--help", COLUMNS="300", TERM="dumb").stdout
 
     for line in re.findall(r"^generag .*", blocks, re.MULTILINE):
-        words = line.split("#")[0].split()
-        command = words[1:3] if words[1] in ("backbones", "bank", "cohort") else words[1:2]
-        shown = show_help(*command)
-        for option in (w.split("=")[0] for w in words if w.startswith("--")):
-            assert option in shown, line
+        own, _, carried = line.split("#")[0].partition(" -- ")  # a command line that one writes out
+        for words in filter(None, (own.removeprefix("generag").split(), carried.split())):
+            shown = show_help(*words[: 2 if words[0] in ("backbones", "bank", "cohort") else 1])
+            for option in (w.split("=")[0] for w in words if w.startswith("--")):
+                assert option in shown, line
     assert {c for c in COMMANDS if f"generag {c}" in readme} == COMMANDS
 
 
