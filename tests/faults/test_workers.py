@@ -80,7 +80,8 @@ def leave_claim(night, skew, count=0):
     night.out.mkdir(exist_ok=True)
     claim = night.out / ".b.stain.h5ad.claim"
     content = {"nonce": "of-another", "count": count, "pid": 1, "host": "elsewhere", "boot": "another"}
-    claim.write_text(json.dumps(content))
+    with claim.open("r+b" if claim.exists() else "wb") as file:  # never empty in between
+        file.write(json.dumps(content).encode())
     os.utime(claim, (time.time() + skew,) * 2)
     return claim
 
