@@ -1,5 +1,7 @@
 """The command line in the test's own process, a made-up cohort, and a bank of two of its three patients."""
 
+import json
+import runpy
 import shutil
 import signal
 import subprocess
@@ -9,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from genrag_cli.synthetic import write_cohort
 
+SCHEMAS = runpy.run_path(str(Path(__file__).with_name("schemas.py")))
+EXIT_CODES = (0, 1, 2, 3, 75)
 PATIENTS = ("--patients", "prefix")
 HELD = "P3_1"
 QUICK = ("--workers", "1", "--alpha", "0.003")
@@ -52,7 +57,19 @@ def run_in_process(*args: object) -> Ran:
     result = CliRunner().invoke(app, [str(a) for a in args], prog_name="generag")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
+    ran = Ran(result.exit_code, result.stdout, result.stderr)
+    expect_promises([str(a) for a in args], ran)
+    return ran
+
+
+def expect_promises(args: list[str], ran: Ran) -> None:
+    """Asserts what holds for every command in every test: a documented exit code, no traceback, JSON by its schema."""
+    assert ran.code in EXIT_CODES, (args, ran.code)
+    assert "--debug" in args or "Traceback" not in ran.err, ran.err
+    if "--json" in args and (ran.out or not ran.code):
+        words = " ".join(args[:2])
+        document = SCHEMAS["DOCUMENTS"].get(words) or SCHEMAS["DOCUMENTS"][args[0]]
+        Draft202012Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(json.loads(ran.out))
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +87,9 @@ def shell() -> Callable[..., Ran]:
     def run(*args: object) -> Ran:
         command = [sys.executable, "-m", "genrag_cli", *map(str, args)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        return Ran(done.returncode, done.stdout, done.stderr)
+        ran = Ran(done.returncode, done.stdout, done.stderr)
+        expect_promises([str(a) for a in args], ran)
+        return ran
 
     return run
 
