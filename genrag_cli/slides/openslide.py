@@ -107,7 +107,6 @@ class OpenSlideSlide:
     def read_region(self, x: int, y: int, w: int, h: int, level: int) -> Pixels:
         """Reads a rectangle; see `Slide.read_region`."""
         import openslide
-        from PIL import Image
 
         scale = self.levels[level].downsample
         try:
@@ -117,13 +116,12 @@ class OpenSlideSlide:
                 f"{self.path}: cannot read {w} x {h} px at x {x}, y {y} of level {level}: {error}",
                 "The file is damaged or incomplete; copy it again.",
             ) from error
-        alpha = image.getchannel("A")
-        colours = image.convert("RGB")  # drops alpha and leaves the colours as they are
+        packed = image.tobytes("raw", "RGB")  # drops alpha and leaves the colours as they are
         if self._ycbcr:
-            colours = Image.frombytes("YCbCr", colours.size, colours.tobytes()).convert("RGB")
-        if alpha.getextrema()[0] == WHITE:
-            return np.array(colours)
-        return composite_on_white(np.dstack([np.asarray(colours), np.asarray(alpha)]))
+            packed = _as_rgb(packed, image.size)
+        colours = np.frombuffer(bytearray(packed), np.uint8).reshape(h, w, 3)
+        alpha = np.asarray(image)[..., 3]
+        return colours if alpha.min() == WHITE else composite_on_white(np.dstack([colours, alpha]))
 
     def tile_size(self, level: int) -> tuple[int, int] | None:
         """The tiles of a level as OpenSlide states them; it does not for formats whose tiles overlap."""
@@ -147,6 +145,13 @@ class OpenSlideSlide:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _as_rgb(ycbcr: bytes, size: tuple[int, int]) -> bytes:
+    from PIL import Image
+
+    packed: bytes = Image.frombytes("YCbCr", size, ycbcr).convert("RGB").tobytes()
+    return packed
 
 
 def _files_of(path: Path, vendor: str) -> list[Path]:

@@ -211,31 +211,32 @@ class TileReader:
 
     def __init__(self, slide: Slide, grid: TileGrid) -> None:
         self.slide, self.grid = slide, grid
-        self._corners, self._level = grid.xy, best_level(slide, grid)
+        self._level = best_level(slide, grid)
+        scale = slide.levels[self._level].downsample
+        self._side = grid.side_px / scale
+        corners = grid.xy / scale
+        first = np.floor(corners)
+        size = np.ceil(corners + self._side - 1e-6) - first
+        # Of every tile: the px of the level that it touches, and where in them it begins.
+        self._windows = np.concatenate([first, size], axis=1).astype(np.int64).tolist()
+        self._begins = (corners - first).tolist()
 
     def read(self, row: int, into: Pixels) -> None:
-        """Reads the tile of a row into (tile_px, tile_px, 3).
+        """Reads the tile of a row into (tile_px, tile_px, 3), resampled from the px of a level that it touches.
 
         Raises:
             SlideError: where it cannot be read.
         """
-        into[:] = _read_tile(self.slide, self.grid, self._corners[row], self._level)
+        (left, top, width, height), (x, y), side = self._windows[row], self._begins[row], self.grid.tile_px
+        pixels = self.slide.read_region(left, top, width, height, self._level)
+        box = (x, y, min(x + self._side, width), min(y + self._side, height))
+        into[:] = pixels if box == (0, 0, side, side) else _resample(pixels, box, side)
 
 
-def _read_tile(slide: Slide, grid: TileGrid, corner: Ints, level: int) -> Pixels:
-    """One tile, (tile_px, tile_px, 3), resampled from the px of a level that it touches."""
+def _resample(pixels: Pixels, box: tuple[float, float, float, float], side: int) -> Pixels:
     from PIL import Image
 
-    scale = slide.levels[level].downsample
-    (x, y), side = corner / scale, grid.side_px / scale
-    left, top = int(np.floor(x)), int(np.floor(y))
-    width, height = int(np.ceil(x + side - 1e-6)) - left, int(np.ceil(y + side - 1e-6)) - top
-    pixels = slide.read_region(left, top, width, height, level)
-    box = (x - left, y - top, min(x - left + side, width), min(y - top + side, height))
-    if box == (0, 0, grid.tile_px, grid.tile_px):
-        return pixels
-    image = Image.fromarray(pixels).resize((grid.tile_px, grid.tile_px), Image.Resampling.BILINEAR, box=box)
-    return np.array(image)
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
 def n_beyond_edge(slide: Slide, grid: TileGrid) -> int:
