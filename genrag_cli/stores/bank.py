@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from genrag_cli.errors import BankError, nearest
 from genrag_cli.stores.atomic import digest_file, lock_is_held
-from genrag_cli.stores.layout import FORMAT, FORMAT_VERSION, MANIFEST, MANIFEST_KEYS, digest_manifest, find_escapes
+from genrag_cli.stores.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    MANIFEST_KEYS,
+    MANIFEST_NOTES,
+    digest_manifest,
+    find_escapes,
+)
 from genrag_cli.stores.zipped import opened, read_about, read_arrays, read_column, read_csr, read_csr_rows, read_index
 from genrag_cli.types import BackboneCard, Doubles, Floats, Ints, Strings, fingerprint
 
@@ -51,6 +59,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("manifest_sha256") not in (None, digest_manifest(manifest)):
         by_hand = f"{remedy} Where the change is meant, delete the line with manifest_sha256."
         raise BankError(f"{path} is damaged, or was changed by hand: its digest is not that of its content", by_hand)
+    strange = sorted(manifest.keys() - {*MANIFEST_KEYS, *MANIFEST_NOTES, "manifest_sha256"})
+    if strange and manifest.get("manifest_sha256") is None:
+        raise BankError(f"{path} is damaged: it has no digest, but {strange[0][:80]!r}, which no bank has", remedy)
     if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
         raise BankError(f"{path} is damaged: it lacks {', '.join(missing)}", remedy)
     if outside := find_escapes(manifest):

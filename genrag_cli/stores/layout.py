@@ -22,6 +22,9 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = ("train", "genes_file", "geometry", "sections", "skipped", "dropped_genes", "backbones")
 """What every manifest has, from its creation on. Entries with a `file` have its `sha256` and `bytes` too."""
+MANIFEST_NOTES = ("format", "format_version", "generag_version", "genes", "gene_ids", "species", "asked", "merged_from",
+                  "removed", "leaving")  # fmt: skip
+"""What it may have beside these and its digest; one without a digest that has anything else has lost its digest."""
 GENES = "genes.json"
 """`genes` (symbols, frozen at creation) and `gene_ids` (stable ids, or null); part of the manifest once it is read."""
 VERSION_KEYS = ("key", "panel", "rule", "recipe")
