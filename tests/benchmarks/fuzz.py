@@ -153,11 +153,14 @@ class Fuzz:
         folder = self._new()
         bank = link_tree(self.materials.bank, folder / "bank.zarr")
         files = sorted(p for p in bank.rglob("*") if p.is_file() and p.name != ".writer.lock")
-        self.mutate(self.rng.choice(files))
+        chosen = self.rng.choice(files)
+        whole = chosen.read_bytes()
+        self.mutate(chosen)
+        changed = not _says_the_same(chosen, whole)
         ran = self.command("bank", "verify", "--bank", bank)
-        self.expect(ran, ran.code == 1, "bank verify saw nothing")
+        self.expect(ran, (ran.code == 1) == changed, "bank verify saw nothing, or what is not there")
         ran = self.command("verify", bank)
-        self.expect(ran, ran.code == 1, "verify saw nothing")
+        self.expect(ran, (ran.code == 1) == changed, "verify saw nothing, or what is not there")
         out = folder / "out"
         ran = self.command("retrieve", self.materials.good, "--bank", bank, *QUICK, *PLAIN, "--out", out, slides=1)
         if ran.code == 0:
@@ -318,6 +321,16 @@ KINDS: tuple[tuple[str, int, Callable[[Fuzz], None] | None], ...] = (
     ("foreign", 20, Fuzz.foreign),
 )  # fmt: skip
 """Files in a hundred."""
+
+
+def _says_the_same(path: Path, whole: bytes) -> bool:
+    """Whether a damaged manifest still says what it said, as where a line feed went missing: its digest is of that."""
+    if path.name != "manifest.json":
+        return False
+    try:
+        return bool(json.loads(path.read_bytes()) == json.loads(whole))
+    except (ValueError, RecursionError):
+        return False
 
 
 def trials(fuzz: Fuzz, n_files: int, only: str | None) -> Iterator[tuple[str, int, Callable[[], None]]]:
