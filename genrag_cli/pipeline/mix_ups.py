@@ -14,7 +14,7 @@ from genrag_cli.cohorts import Measured, Section, open_section
 from genrag_cli.cohorts.names import REMEDY, find_alike, why_unusable
 from genrag_cli.errors import CohortError, SlideError
 from genrag_cli.outputs.prediction import StoredPrediction
-from genrag_cli.slides import Slide, open_slide
+from genrag_cli.slides import RemoteSlide, Slide
 from genrag_cli.slides.patches import PatchSlide
 from genrag_cli.types import Doubles, fingerprint
 
@@ -123,7 +123,7 @@ def _own_digest(section: Section) -> str | None:
     """Identity of a section's slide; None where it has none that can be opened."""
     with contextlib.suppress(SlideError):
         if section.slide is not None:
-            with open_slide(section.slide, pictures=True) as slide:
+            with RemoteSlide(section.slide, pictures=True) as slide:
                 return slide.digest()
     return None
 

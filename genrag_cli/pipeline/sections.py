@@ -15,7 +15,7 @@ from genrag_cli.genes.identity import Tidied, match, read_aliases, sum_columns, 
 from genrag_cli.genes.species import settle_species, species_of
 from genrag_cli.pipeline.lay_out import name_source
 from genrag_cli.pipeline.options import Repeats
-from genrag_cli.slides import Slide, open_slide, resolve_pixel_size
+from genrag_cli.slides import RemoteSlide, Slide, resolve_pixel_size
 from genrag_cli.slides.base import content_digest
 from genrag_cli.slides.patches import PatchSlide, match_patches, open_patches
 from genrag_cli.stores.atomic import digest_file
@@ -121,15 +121,15 @@ def name_like(measured: Measured, genes: GeneNames) -> Measured:
     return replace(measured, genes=np.array(called, np.str_))
 
 
-def open_image(section: Section) -> Slide | PatchSlide:
-    """The slide of a section, else its patches.
+def open_image(section: Section) -> RemoteSlide | PatchSlide:
+    """The slide of a section, read by another process, else its patches.
 
     Raises:
         CohortError: for a section with neither.
         SlideError: for a file that cannot be opened.
     """
     if section.slide is not None:
-        return open_slide(section.slide, pictures=True)
+        return RemoteSlide(section.slide, pictures=True, square=False)
     if section.patches is not None:
         return open_patches(section.patches)
     raise CohortError(f"section {section.name} has no image")
@@ -268,7 +268,7 @@ def _inputs(section: Section) -> list[Path]:
 def _digest_image(path: Path) -> str:
     if not path.is_dir():
         return content_digest([path])
-    with open_slide(path) as slide:
+    with RemoteSlide(path) as slide:
         return slide.digest()
 
 

@@ -28,6 +28,7 @@ from genrag_cli.pipeline.sections import (
     read_genes,
     settle_pixel_size,
 )
+from genrag_cli.slides import RemoteSlide
 from genrag_cli.slides.patches import PatchSlide
 from genrag_cli.slides.placement import darkness_under_spots
 from genrag_cli.types import Doubles, GeneNames, Listener, PixelSize, Progress, fingerprint
@@ -202,7 +203,7 @@ def _note_size(one: SectionSurvey, size: PixelSize, warnings: Sequence[str]) -> 
     one.notes += warnings
 
 
-def _check_place(one: SectionSurvey, image: Any, size: PixelSize, centres: Any) -> None:
+def _check_place(one: SectionSurvey, image: RemoteSlide, size: PixelSize, centres: Any) -> None:
     outside = ((centres < 0) | (centres >= np.asarray(image.size))).any(axis=1)
     if outside.any():
         one.problems.append(
@@ -210,7 +211,8 @@ def _check_place(one: SectionSurvey, image: Any, size: PixelSize, centres: Any) 
             f"{image.path}: is it the image that they were placed on?"
         )
     if not outside.all():
-        one.darkness = darkness_under_spots(image, size, centres[~outside], one.spot_um or UM_WITHOUT_SPOT)
+        diameter_um = one.spot_um or UM_WITHOUT_SPOT
+        one.darkness = image.call(darkness_under_spots, size, centres[~outside], diameter_um)
     if one.darkness is not None and one.darkness < OFF_TISSUE:
         one.problems.append(f"spots are no darker than the rest of the image ({one.darkness:.2f}): do they lie on it?")
 

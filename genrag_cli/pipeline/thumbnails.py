@@ -12,11 +12,11 @@ from genrag_cli.errors import BankError, CohortError, SlideError, UsageError
 from genrag_cli.pipeline.geometry import Geometry, tile_um
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.pipeline.sections import open_image
-from genrag_cli.slides import PatchSlide, Slide, open_patches, open_slide, plan_spots, read_tiles
+from genrag_cli.slides import PatchSlide, RemoteSlide, Slide, open_patches, plan_spots, read_tiles
 from genrag_cli.stores.bank import Bank, SectionReader
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.stores.thumbnails import QUALITY, add_thumbnails, has_thumbnails, read_thumbnails
-from genrag_cli.types import Ints, Listener, PixelSize, Progress, TileGrid, fingerprint
+from genrag_cli.types import Ints, Listener, PixelSize, Progress, TileBatch, TileGrid, fingerprint
 from genrag_cli.units import Mpp
 
 SIDE_PX = 96
@@ -110,10 +110,10 @@ def _keep(writer: BankWriter, section: Section, run: RunOptions, listener: Liste
     listener.say(f"{section.name}: {len(grid)} thumbnails, {size['thumbnails']['bytes'] / 1e6:.1f} MB")
 
 
-def _show(batches: Iterator[Any], name: str, total: int, listener: Listener) -> Iterator[NDArray[np.uint8]]:
+def _show(batches: Iterator[TileBatch], name: str, total: int, listener: Listener) -> Iterator[NDArray[np.uint8]]:
     done = 0
     for batch in batches:
-        yield from batch.pixels
+        yield from _expect_whole(batch)
         done += len(batch.pixels)
         listener.progress(Progress(f"thumbnails of {name}", done, total))
 
@@ -153,14 +153,21 @@ def _from_slide(bank: Bank, stored: SectionReader, rows: Ints, side_px: int, wor
     try:
         if recorded is not None and path.is_file() and path.stat().st_size != recorded[0]:
             raise SlideError(f"{path} has another size than when the bank was built")
-        with open_patches(path) if path.suffix.lower() in _PATCHES else open_slide(path, pictures=True) as slide:
+        from_patches = path.suffix.lower() in _PATCHES
+        with open_patches(path) if from_patches else RemoteSlide(path, pictures=True, square=False) as slide:
             grid = _plan(slide, stored, bank.geometry, side_px)
             found: list[Tile] = []
             for batch in read_tiles(slide, grid, rows, batch=_BATCH, workers=workers):
-                found += list(batch.pixels)
+                found += list(_expect_whole(batch))
             return found
     except OSError as error:
         raise SlideError(f"{path}: {error.strerror or error}") from error
+
+
+def _expect_whole(batch: TileBatch) -> NDArray[np.uint8]:
+    for why in batch.bad.values():
+        raise SlideError(why, "The file is damaged or incomplete; copy it again.")
+    return batch.pixels
 
 
 def _resize(tile: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:

@@ -29,17 +29,18 @@ class RemoteSlide:
     Args:
         path: the slide.
         pictures: accept JPG and PNG too.
+        square: show px that are not square as if they were; else they are refused where their size is asked for.
 
     Raises:
         SlideError: where it cannot be opened, or opening it took its process down.
     """
 
-    def __init__(self, path: Path, *, pictures: bool = False) -> None:
+    def __init__(self, path: Path, *, pictures: bool = False, square: bool = True) -> None:
         self.path = path
         self._process: Decoder | None = Decoder.take()
         self._streams = 0
         try:
-            facts = self._ask("open", path, pictures, Path.cwd())
+            facts = self._ask("open", path, pictures, square, Path.cwd())
         except BaseException:
             self._drop()
             raise

@@ -5,7 +5,7 @@ tiles go through shared memory, everything else through the socket. Knows no bac
 
 | asked | answered |
 |---|---|
-| `open`, path, pictures, folder | `ok` and the slide's facts |
+| `open`, path, pictures, square, folder | `ok` and the slide's facts |
 | `call`, function, arguments | `ok` and what the function returns, given the slide first |
 | `apply`, source, folder, function, arguments | `ok` and what the function returns, which reads files of other tools |
 | `tiles`, stream, grid, rows, batch, workers | a `batch` for every `more`, in order |
@@ -109,12 +109,12 @@ class Server:
         # Not before: an error holds what was allocated until it is handled, and saying something takes memory too.
         self.send(*said)
 
-    def on_open(self, path: Path, pictures: bool, folder: Path) -> None:
-        """Opens a slide, whose path counts from a folder."""
+    def on_open(self, path: Path, pictures: bool, square: bool, folder: Path) -> None:
+        """Opens a slide, whose path counts from a folder, and whose px are shown as squares."""
 
         def work() -> dict[str, Any]:
             os.chdir(folder)
-            slide = self.slide = _ticking(_open_square(path, pictures), self.tick)
+            slide = self.slide = _ticking(_open_as(path, pictures, square), self.tick)
             try:
                 candidates: Any = slide.pixel_size_candidates()
             except GeneragError as error:
@@ -126,7 +126,7 @@ class Server:
             }  # fmt: skip
 
         self._let_go()
-        self.opened = (path, pictures)
+        self.opened = (path, pictures, square)
         self.answer(work)
 
     def on_call(self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ class Server:
             return function(*arguments, **named)
 
         self._let_go()
-        self.opened = (source, False)
+        self.opened = (source, False, False)
         self.answer(work)
 
     def on_read(self, *where: int) -> None:
@@ -226,7 +226,7 @@ class Server:
         except Exception:
             # OpenSlide answers every read with its first error until the file is opened again.
             try:
-                with _open_square(*self.opened) as fresh:
+                with _open_as(*self.opened) as fresh:
                     TileReader(fresh, stream.reader.grid).read(row, into)
                 self._renew(stream)
             except Exception as error:
@@ -239,7 +239,7 @@ class Server:
     def _renew(self, stream: _Stream) -> None:
         """Puts a slide opened anew in the place of one that failed; the old one ends with its last read."""
         with contextlib.suppress(GeneragError, OSError):
-            self.slide = _ticking(_open_square(*self.opened), self.tick)
+            self.slide = _ticking(_open_as(*self.opened), self.tick)
             stream.reader = TileReader(self.slide, stream.reader.grid)
 
     def _end_stream(self) -> None:
@@ -272,8 +272,9 @@ class Server:
         )
 
 
-def _open_square(path: Path, pictures: bool) -> Slide:
-    return present_square(open_slide(path, pictures=pictures))
+def _open_as(path: Path, pictures: bool, square: bool) -> Slide:
+    slide = open_slide(path, pictures=pictures)
+    return present_square(slide) if square else slide
 
 
 class _Ticking:
