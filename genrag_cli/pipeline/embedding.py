@@ -40,7 +40,7 @@ def embed_blocks(
     Raises:
         SlideError: for the first tile that cannot be read.
     """
-    making = _Making(slide, grid, backbone, parts, run, np.arange(len(grid)), 0)
+    making = _Making(slide, grid, backbone, parts, run, np.arange(len(grid)), None)
     making.compute(listener, stage)
     for number in range(len(making.blocks)):
         yield parts.read(number)["values"]
@@ -57,7 +57,8 @@ class _Making:
     run: RunOptions
     order: Ints
     """In which the rows are read."""
-    n_bad_allowed: int
+    n_bad_allowed: int | None
+    """Tiles that may be missing; None where nobody can allow any."""
     begun: TileStream | None = None
     bad: dict[int, str] = field(default_factory=dict)
     """Rows that could not be read, and why."""
@@ -122,10 +123,10 @@ class _Making:
             self.begun = None
 
     def _expect_few_bad(self) -> None:
-        if len(self.bad) > self.n_bad_allowed:
+        if len(self.bad) > (self.n_bad_allowed or 0):
             row, why = next(iter(self.bad.items()))
             hint = "The file is damaged or incomplete; copy it again."
-            if self.n_bad_allowed:
+            if self.n_bad_allowed is not None:
                 why = f"{len(self.bad)} of {len(self.grid)} tiles cannot be read, first {self.grid.names[row]}: {why}"
                 hint += " --max-bad-tiles says how many may be missing."
             raise SlideError(why, hint)
