@@ -1,7 +1,8 @@
 """Slides on local disk: copied there while another is worked on, and removed when they are done with.
 
 Everything lies in a folder of this process alone, which only its owner may read; nothing else is ever removed but what
-dead processes of this machine left in folders of their own. Knows paths, addresses and free space; opens no slide.
+dead processes of this machine left in folders of their own. A file within is locked for as long as its owner lives,
+whichever container it runs in. Knows paths, addresses and free space; opens no slide.
 """
 
 import contextlib
@@ -12,13 +13,13 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from genrag_cli import stopping
 from genrag_cli.errors import SlideError, UsageError
 from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.slides.files import slide_files
-from genrag_cli.stores.atomic import explain, is_alive, remove
+from genrag_cli.stores.atomic import explain, remove
 from genrag_cli.types import Listener, Progress
 
 PREFIX, MARK = "generag-stage-", ".generag-stage.json"
@@ -46,7 +47,7 @@ class Stage:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.own.mkdir(mode=0o700)
-            (self.own / MARK).write_text(json.dumps({"host": os.uname().nodename, "pid": os.getpid()}))
+            self._lock = _mark(self.own)
         except OSError as error:
             raise explain(error, self.own) from error
 
@@ -75,6 +76,7 @@ class Stage:
     def close(self) -> None:
         """Removes the folder."""
         remove(self.own)
+        self._lock.close()
 
     def _copy(self, job: Job, place: Path, listener: Listener) -> Path:
         path = job.path
@@ -213,13 +215,33 @@ def _writing(target: Path) -> Iterator[None]:
         raise explain(error, target) from error
 
 
+def _mark(own: Path) -> IO[bytes]:
+    """Says whose a folder is; never there without its lock."""
+    import fcntl
+
+    new = own / f"{MARK}.new"
+    lock = new.open("x+b", buffering=0)
+    try:
+        lock.write(json.dumps({"host": os.uname().nodename, "pid": os.getpid()}).encode())
+        with contextlib.suppress(OSError):  # a disk without locks, where nothing is swept either
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(own / MARK)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
 def _sweep(folder: Path) -> None:
     """Removes what dead processes of this machine left."""
+    import fcntl
+
     for left in folder.glob(f"{PREFIX}*"):
         try:
-            owner = json.loads((left / MARK).read_text())
-            dead = owner["host"] == os.uname().nodename and not is_alive(int(owner["pid"]))
+            with (left / MARK).open("r+b") as mark:
+                if json.loads(mark.read())["host"] != os.uname().nodename:  # its locks may not be seen from here
+                    continue
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(left)
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if dead:
-            remove(left)

@@ -1,5 +1,6 @@
 """Slides on local disk: copied whole, seen by their owner alone, and nothing removed but what was made."""
 
+import fcntl
 import json
 import os
 import stat
@@ -205,7 +206,7 @@ def test_only_what_dead_processes_of_this_machine_left_is_removed(local):
     dead.wait()
     marks = {
         "dead": {"host": os.uname().nodename, "pid": dead.pid},
-        "alive": {"host": os.uname().nodename, "pid": os.getppid()},
+        "alive": {"host": os.uname().nodename, "pid": dead.pid},  # a number of another container's
         "far": {"host": "another-machine", "pid": dead.pid},
         "torn": None,
     }
@@ -216,7 +217,11 @@ def test_only_what_dead_processes_of_this_machine_left_is_removed(local):
     for name in ("mine", f"{PREFIX}unmarked"):
         (local / name).mkdir()
     (local / f"{PREFIX}file").write_text("mine")
-    stage = Stage(local)
+    with (local / f"{PREFIX}alive" / MARK).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        beside, stage = Stage(local), Stage(local)
+    assert beside.own.exists()
+    beside.close()
     stage.close()
     assert sorted(p.name.removeprefix(PREFIX) for p in local.iterdir()) == [
         "alive", "far", "file", "mine", "torn", "unmarked"
