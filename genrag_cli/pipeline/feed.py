@@ -58,9 +58,10 @@ def encode_blocks(
         raise ValueError(f"blocks of {[len(block) for block in blocks]} tiles do not end where batches of {batch} do")
     clock, n = listener or Listener(), 0
     if begun is None:
-        reading = read_tiles(slide, grid, np.concatenate(blocks), batch, workers, ahead_of(batch), bursts)
+        rows, ahead = np.concatenate(blocks), ahead_of(batch)
+        reading = read_tiles(slide, grid, rows, batch, workers, ahead, bursts, lasting=False)
     else:
-        reading = begun.batches(bursts=bursts)
+        reading = begun.batches(bursts=bursts, lasting=False)
     with closing(reading) as batches:
         for block in blocks:
             done = []

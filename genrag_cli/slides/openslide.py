@@ -27,6 +27,7 @@ from genrag_cli.slides.files import INDEXES, indexed_files, mirax_files
 CACHE_BYTES = 128 << 20
 """Decoded tiles kept per slide: a row of tiles across a wide slide, so that the next row finds its upper half."""
 
+_OPAQUE = bytes([WHITE])
 _UM_PER_UNIT = {"inch": 25400.0, "centimeter": 10000.0}
 _YCBCR_NOTE = "its DICOM frames are called RGB but are YCbCr; converted"
 
@@ -119,9 +120,11 @@ class OpenSlideSlide:
         packed = image.tobytes("raw", "RGB")  # drops alpha and leaves the colours as they are
         if self._ycbcr:
             packed = _as_rgb(packed, image.size)
-        colours = np.frombuffer(bytearray(packed), np.uint8).reshape(h, w, 3)
-        alpha = np.asarray(image)[..., 3]
-        return colours if alpha.min() == WHITE else composite_on_white(np.dstack([colours, alpha]))
+        colours = np.frombuffer(packed, np.uint8).reshape(h, w, 3)
+        alpha = image.tobytes("raw", "A")
+        if alpha == _OPAQUE * len(alpha):
+            return colours
+        return composite_on_white(np.dstack([colours, np.frombuffer(alpha, np.uint8).reshape(h, w, 1)]))
 
     def tile_size(self, level: int) -> tuple[int, int] | None:
         """The tiles of a level as OpenSlide states them; it does not for formats whose tiles overlap."""

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -87,12 +88,13 @@ class RemoteSlide:
         return result
 
     def tiles(
-        self, grid: TileGrid, rows: Ints, batch: int, workers: int, ahead: int, *, bursts: bool = False
-    ) -> Generator[TileBatch, None, None]:
+        self, grid: TileGrid, rows: Ints, batch: int, workers: int, ahead: int, *, bursts: bool = False,
+        lasting: bool = True,
+    ) -> Generator[TileBatch, None, None]:  # fmt: skip
         """Reads the tiles of a grid, see `slides.tiles.read_tiles`; bad tiles are named, not raised."""
         stream = self.begin_tiles(grid, rows, batch, workers, ahead)
         try:
-            yield from stream.batches(bursts=bursts)
+            yield from stream.batches(bursts=bursts, lasting=lasting)
         finally:
             stream.end()
 
@@ -149,17 +151,17 @@ class TileStream:
         self._rows, self._batch, self._ahead, self._workers = rows, batch, ahead, workers
         self._shape = (batch, grid.tile_px, grid.tile_px, 3)
         self._total = -(-len(rows) // batch)
-        self._free = list(range(ahead + 1))
+        self._free = list(range(ahead + 2))
         self._asked = self._came = 0
-        self._arrived: deque[TileBatch] = deque()
+        self._arrived: deque[tuple[TileBatch, int]] = deque()
         self._cpu_s = 0.0
         self._ended = False
         self._memory = process.share(len(self._free) * int(np.prod(self._shape)))
         process.send("tiles", number, grid, rows, batch, workers, len(self._memory))
         self._ask_for(ahead)
 
-    def batches(self, *, bursts: bool = False) -> Generator[TileBatch, None, None]:
-        """Gives all batches in order, each a copy; with `bursts` as `read_tiles` says."""
+    def batches(self, *, bursts: bool = False, lasting: bool = True) -> Generator[TileBatch, None, None]:
+        """Gives all batches in order; `bursts` and `lasting` are as `read_tiles` says."""
         waiting = bursts and self._fill()
         while self._came < self._total or self._arrived:
             if waiting and not self._arrived and self._asked == self._came:
@@ -169,7 +171,13 @@ class TileStream:
                 self._ask_for(1 + self._ahead - (self._asked - self._came) - len(self._arrived))
             while not self._arrived:
                 self._take()
-            yield self._arrived.popleft()
+            tiles, slot = self._arrived.popleft()
+            if lasting:
+                tiles = replace(tiles, pixels=tiles.pixels.copy())
+                self._free.append(slot)
+            yield tiles
+            if not lasting:
+                self._free.append(slot)
 
     def end(self) -> None:
         """Ends the reading; nothing is being read over there afterwards."""
@@ -206,6 +214,5 @@ class TileStream:
         each = int(np.prod(self._shape))
         pixels = np.frombuffer(self._memory, np.uint8, n * int(np.prod(self._shape[1:])), slot * each)
         rows = self._rows[self._came * self._batch :][:n]
-        self._arrived.append(TileBatch(rows, pixels.reshape(n, *self._shape[1:]).copy(), bad))
+        self._arrived.append((TileBatch(rows, pixels.reshape(n, *self._shape[1:]), bad), slot))
         self._came += 1
-        self._free.append(slot)

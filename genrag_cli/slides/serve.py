@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,7 +55,21 @@ def main() -> None:
     os._exit(0)  # a read that hangs must not keep it alive
 
 
-@dataclass
+@dataclass(eq=False)
+class _Batch:
+    """Tiles of one batch: those that nobody has begun with, those that are not done, and those that cannot be read."""
+
+    slot: int
+    rows: list[int]
+    pixels: Pixels
+    left: int
+    bad: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.waiting = iter(list(zip(self.rows, self.pixels, strict=True)))
+
+
+@dataclass(eq=False)
 class _Stream:
     """Tiles on their way."""
 
@@ -63,7 +77,8 @@ class _Stream:
     reader: TileReader
     rows: Ints
     batch: int
-    begun: deque[tuple[int, Ints, Pixels, list["Future[str]"]]] = field(default_factory=deque)
+    workers: int
+    begun: deque[_Batch] = field(default_factory=deque)
     next: int = 0
     ended: bool = False
 
@@ -78,9 +93,10 @@ class Server:
 
     def __init__(self, line: Connection, memory: int) -> None:
         self.line, self.memory = line, memory
-        self.sending = threading.Lock()
+        self.sending, self.counting = threading.Lock(), threading.Lock()
         self.slide: Slide | None = None
         self.stream: _Stream | None = None
+        self.shared: Pixels = np.empty(0, np.uint8)
         self.pool: ThreadPoolExecutor | None = None
         self.told = 0.0
 
@@ -164,8 +180,9 @@ class Server:
         """Begins a stream; nothing is read before `more`."""
         self._end_stream()
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
-        self.shared = np.frombuffer(mmap.mmap(self.memory, size), np.uint8)
-        self.stream = _Stream(number, TileReader(self._open(), grid), rows, batch)
+        if len(self.shared) != size:
+            self.shared = np.frombuffer(mmap.mmap(self.memory, size), np.uint8)
+        self.stream = _Stream(number, TileReader(self._open(), grid), rows, batch, workers)
 
     def on_more(self, number: int, slot: int) -> None:
         """Begins the next batch, into a slot of the shared memory."""
@@ -178,22 +195,10 @@ class Server:
         each = side * side * 3
         low = slot * stream.batch * each
         pixels = self.shared[low : low + len(chunk) * each].reshape(len(chunk), side, side, 3)
-        futures = [
-            self.pool.submit(self._read, stream, int(row), tile) for row, tile in zip(chunk, pixels, strict=True)
-        ]
-        stream.begun.append((slot, chunk, pixels, futures))
-        left = [len(futures)]
-        lock = threading.Lock()
-
-        def one_done(_future: "Future[str]") -> None:
-            with lock:
-                left[0] -= 1
-                if left[0]:
-                    return
-            self._send_finished(stream)
-
-        for future in futures:
-            future.add_done_callback(one_done)
+        batch = _Batch(slot, chunk.tolist(), pixels, len(chunk))
+        stream.begun.append(batch)
+        for _ in range(min(stream.workers, len(chunk))):  # one task a thread; one a tile would cost as much as reading
+            self.pool.submit(self._read_tiles, stream, batch)
 
     def on_end(self, number: int) -> None:
         """Ends a stream and says so once nothing is being read."""
@@ -208,14 +213,28 @@ class Server:
             self.told = now
             self.send("tick")
 
+    def _read_tiles(self, stream: _Stream, batch: _Batch) -> None:
+        """Reads tiles of a batch until none is left, beside other threads that do the same."""
+        for row, into in batch.waiting:
+            if stream.ended:
+                return
+            why = self._read(stream, row, into)
+            if why:
+                batch.bad[row] = why
+            with self.counting:
+                batch.left -= 1
+                done = batch.left == 0
+            if done:
+                self._send_finished(stream)
+
     def _send_finished(self, stream: _Stream) -> None:
         with self.sending:
-            while stream.begun and not stream.ended and all(f.done() for f in stream.begun[0][3]):
-                slot, chunk, _, futures = stream.begun.popleft()
-                why = {int(row): f.result() for row, f in zip(chunk, futures, strict=True) if not f.cancelled()}
-                bad = {row: reason for row, reason in why.items() if reason}
+            while stream.begun and not stream.ended and stream.begun[0].left == 0:
+                batch = stream.begun.popleft()
+                bad = {row: batch.bad[row] for row in batch.rows if row in batch.bad}
+                said = ("batch", stream.number, batch.slot, len(batch.rows), bad, time.process_time())
                 with contextlib.suppress(OSError):
-                    self.line.send(("batch", stream.number, slot, len(chunk), bad, time.process_time()))
+                    self.line.send(said)
 
     def _read(self, stream: _Stream, row: int, into: Pixels) -> str:
         """Reads a tile; empty, or why it could not be read, after a second try on a slide opened anew."""

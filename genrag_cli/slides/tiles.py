@@ -123,7 +123,7 @@ def _lay(lattice: Lattice, size: tuple[int, int], pitch_px: float) -> tuple[Ints
 
 def read_tiles(
     slide: Slide, grid: TileGrid, rows: Ints | None = None, batch: int = 64, workers: int = 1, ahead: int = 1,
-    bursts: bool = False,
+    bursts: bool = False, lasting: bool = True,
 ) -> Generator[TileBatch, None, None]:  # fmt: skip
     """Reads the tiles of a grid ahead of whoever takes them.
 
@@ -141,6 +141,7 @@ def read_tiles(
         bursts: for a caller who works on the same CPUs: the batches ahead are read all at once while the caller waits,
             for as long as that keeps the CPUs busy. Threads that share cores with a network's lose more than they gain;
             a slow disk or server, which leaves the CPUs idle, is read while the caller works.
+        lasting: give each batch pixels of its own; else they are overwritten once the next batch is asked for.
 
     Raises:
         SlideError: in the caller's thread, where a tile cannot be read.
@@ -155,7 +156,7 @@ def read_tiles(
         yield from read_patches(slide, grid, rows, batch)
         return
     if isinstance(slide, RemoteSlide):
-        yield from slide.tiles(grid, rows, batch, workers, ahead, bursts=bursts)
+        yield from slide.tiles(grid, rows, batch, workers, ahead, bursts=bursts, lasting=lasting)
         return
     read = TileReader(slide, grid).read
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")

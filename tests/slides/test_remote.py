@@ -142,6 +142,19 @@ def test_batches_that_were_given_do_not_change_afterwards(tiff_path, expected):
     np.testing.assert_array_equal(np.concatenate(kept), pixels)
 
 
+@pytest.mark.parametrize("bursts", [False, True])
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_passing_batches_hold_their_tiles_until_the_next_is_asked_for(tiff_path, expected, bursts, ahead):
+    grid, pixels = expected
+    begin = 0
+    with RemoteSlide(tiff_path) as slide:
+        for tiles in slide.tiles(grid, np.arange(len(grid)), 8, 2, ahead, bursts=bursts, lasting=False):
+            slide.read_region(0, 0, 8, 8, 0)  # answered once batches that are read meanwhile have come
+            np.testing.assert_array_equal(tiles.pixels, pixels[begin : begin + len(tiles.rows)])
+            begin += len(tiles.rows)
+    assert begin == len(grid)
+
+
 def test_a_stream_begun_early_gives_the_same_whatever_is_asked_in_between(slide, expected, tiff_path):
     grid, pixels = expected
     stream = slide.begin_tiles(grid, np.arange(len(grid)), 16, 2, 3)
