@@ -113,6 +113,7 @@ def evaluate(
     from genrag_cli.pipeline.protocols.plan import Protocol, parse_presets
     from genrag_cli.pipeline.protocols.run import Asked, run_protocols
     from genrag_cli.stores.bank import Bank
+    from genrag_cli.stores.bank_check import verify_sections
 
     if scoring is not None:
         raise UsageError("--scoring is for one prediction and its --truth", "Leave it out.")
@@ -134,6 +135,7 @@ def evaluate(
     try:
         if is_bank(what):
             opened = Bank.open(what, backbone)
+            verify_sections(opened, listener)
         else:
             (loaded,) = load_all(
                 [backbone], run.device, weights=None, options=None, unsafe_pickle=False, views=None, manifest=None

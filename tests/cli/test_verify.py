@@ -87,6 +87,17 @@ def test_a_damaged_bank_is_noticed(generag, outputs, file):
     assert (done.code, states(done)) == (1, {"b.zarr": "damaged"})
 
 
+@pytest.mark.parametrize("words", [("tune",), ("evaluate", "--protocol", "leave-section-out")])
+def test_what_computes_for_long_compares_the_bank_first(generag, outputs, tmp_path, words):
+    flip(outputs / "b.zarr" / "sections" / "P1_1.zarr.zip")
+    done = generag(words[0], outputs / "b.zarr", *words[1:], "--backbone", "stain", *out_of(words[0], tmp_path), "-q")
+    done.expect_refusal(1, "is damaged", "P1_1.zarr.zip")
+
+
+def out_of(command, folder):
+    return ("--out", folder / "scores") if command == "evaluate" else ()
+
+
 def test_a_bank_without_its_manifest_is_damaged(generag, outputs):
     (outputs / "b.zarr" / "manifest.json").unlink()
     done = generag("verify", outputs, "--json", "-q")

@@ -17,6 +17,7 @@ from genrag_cli.pipeline.tuning.trust import Trust, assess
 from genrag_cli.pipeline.tuning.tuning import Tuning
 from genrag_cli.stores.atomic import writer_lock
 from genrag_cli.stores.bank import Bank
+from genrag_cli.stores.bank_check import verify_sections
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.stores.tunings import add_tuning
 from genrag_cli.types import Listener, Progress, fingerprint
@@ -40,7 +41,7 @@ def tune_bank(
         listener: told what happens.
 
     Raises:
-        BankError: where the bank cannot be read or written.
+        BankError: where the bank is damaged, or cannot be read or written.
         UsageError: for folds that the bank does not have.
     """
     bank = Bank.open(folder, backbone)
@@ -59,6 +60,7 @@ def tune_bank(
         folds, rule = split(data, np.arange(len(data)), by)
         listener.say(f"would tune {folder} with {int(folds.max()) + 1} folds ({rule})")
         return Tuning(0, Settings(), {}, {"rule": rule, "key": key, "tried": []})
+    verify_sections(bank, listener)
     found = find_tuning(bank, by=by, seed=seed, listener=listener)
     with writer_lock(folder, BankError):
         writer = BankWriter(folder)
