@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import pearsonr
 
 from genrag_cli.errors import GeneragError
 from genrag_cli.types import Doubles
@@ -223,6 +222,8 @@ def _skipping_moments(p: Doubles, t: Doubles) -> Doubles:
 
 
 def _scipy_pearson(p: Doubles, t: Doubles) -> Doubles:
+    from scipy.stats import pearsonr
+
     return np.asarray(pearsonr(t, p, axis=0).statistic, dtype=np.float64)
 
 

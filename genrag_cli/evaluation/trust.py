@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
-from scipy.stats import false_discovery_control, spearmanr
 
 from genrag_cli.errors import GeneragError
 from genrag_cli.evaluation.metrics import pearson_per_gene
@@ -42,6 +40,8 @@ def rank_agreement(expected: ArrayLike, realised: ArrayLike) -> tuple[float, int
     Returns:
         The correlation over genes that have both, and how many these are. NaN for fewer than 3, or equal values.
     """
+    from scipy.stats import spearmanr
+
     e, r = (np.asarray(a, dtype=np.float64) for a in (expected, realised))
     _expect_equal("expected and realised scores", e, r)
     both = np.isfinite(e) & np.isfinite(r)
@@ -176,6 +176,8 @@ def q_values(p: ArrayLike) -> Doubles:
     Returns:
         (G,) at least p and rising with p; NaN stays NaN.
     """
+    from scipy.stats import false_discovery_control
+
     values = np.asarray(p, dtype=np.float64)
     out = np.full(values.shape, np.nan)
     known = ~np.isnan(values)
@@ -186,6 +188,8 @@ def q_values(p: ArrayLike) -> Doubles:
 
 def _spin(centres: Doubles, times: int, random: np.random.Generator) -> Ints:
     """(times, n) for each turn, the spot that lies nearest to where a spot lands."""
+    from scipy.spatial import cKDTree
+
     middle = centres.mean(axis=0)
     tree, own = cKDTree(centres), centres - middle
     mirrored = random.integers(2, size=times) * 2 - 1
