@@ -124,8 +124,7 @@ def reconstruct(
     import scipy.sparse as sp
 
     weights = sp.csr_matrix((codes.weights, codes.indices, codes.indptr), shape=(len(codes), codes.n_bank))
-    step = max(1, BLOCK_VALUES // max(1, n_genes))
-    step -= step % CHUNK_ROWS if step > CHUNK_ROWS else 0
+    step = rows_of_a_block(n_genes)
     walk = _Walk(bank) if len(codes) > step else bank
     for low in range(0, len(codes), step):
         part = weights[low : low + step].astype(np.float64)
@@ -138,6 +137,12 @@ def reconstruct(
             out = (1 - blend.share) * blend.regression(slice(low, low + part.shape[0])) + blend.share * out
         present = None if presence is None else _settle_missing(out, part, mean, presence)
         yield out.astype(np.float32), present
+
+
+def rows_of_a_block(n_genes: int) -> int:
+    """Spots whose expression is put together in one walk over the bank."""
+    step = max(1, BLOCK_VALUES // max(1, n_genes))
+    return step - (step % CHUNK_ROWS if step > CHUNK_ROWS else 0)
 
 
 class _Walk:

@@ -22,7 +22,7 @@ from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.options import RunOptions, SolveOptions
 from genrag_cli.pipeline.query import Embedded, Query
 from genrag_cli.pipeline.query_space import SEARCH_QUERIES, QuerySpace, bank_blocks
-from genrag_cli.reconstruction import BLOCK_VALUES, KEEP_VALUES, reconstruct
+from genrag_cli.reconstruction import BLOCK_VALUES, KEEP_VALUES, reconstruct, rows_of_a_block
 from genrag_cli.retrieval.memory import chunk_bytes
 from genrag_cli.slides import Slide, read_tiles, reading_order
 from genrag_cli.stores.bank import Bank
@@ -284,7 +284,7 @@ def extrapolate(
             seconds["encode"] = n * tiles.encode_s
             measured["encoded"] = len(tiles.rows)
     if solving is not None:
-        walks = math.ceil(n / max(1, BLOCK_VALUES // max(1, sizes.genes)))
+        walks = math.ceil(n / rows_of_a_block(sizes.genes))
         seconds |= {
             "guess": n * solving.guess_s, "search": solving.search_s, "solve": n * solving.solve_s,
             "reconstruct": walks * solving.walk_s + n * solving.reconstruct_s,
