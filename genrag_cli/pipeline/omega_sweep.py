@@ -148,7 +148,7 @@ def _same_spots(stored: StoredPrediction, found: Embeddings) -> bool:
 
 
 def _place(stored: StoredPrediction, bank: Bank) -> str:
-    kind = "spots" if _named(stored, "--spots") else ""
+    kind = "spots" if _spots(stored) else ""
     return str(embeddings_path(stored.path.parent, stored.slide_id, bank.backbone, kind))
 
 
@@ -171,13 +171,21 @@ def _named(stored: StoredPrediction, flag: str) -> list[str]:
     return words[words.index(flag) : words.index(flag) + 2] if flag in words else []
 
 
+def _spots(stored: StoredPrediction) -> list[str]:
+    """`--spots` and its value, which may have come from a manifest; empty where there was none."""
+    if "spots" not in stored.about:  # as earlier versions wrote it
+        return _named(stored, "--spots")
+    recorded = str(stored.about["spots"])
+    return ["--spots", recorded] if recorded else []
+
+
 def _remedy(stored: StoredPrediction, bank: Bank) -> str:
     """The commands that make the embeddings of the tissue and, where spots were given, those of the spots."""
     slide = (named_slides(stored) or [str(stored.about["slide"])])[0]
     words = ["generag", "embed", slide, "--backbone", bank.backbone, "--bank", str(bank.folder)]
     words += [*_named(stored, "--mpp"), *_named(stored, "--pitch-um"), "--out", str(stored.path.parent)]
     lines = [shlex.join(words)]
-    if spots := _named(stored, "--spots"):
+    if spots := _spots(stored):
         lines.append(shlex.join([*words, *spots]))
     return "Make them: " + " && ".join(lines)
 
