@@ -1,5 +1,6 @@
 """`python -m genrag_cli` and the console script."""
 
+import gc
 import os
 import signal
 import sys
@@ -19,9 +20,18 @@ another program, all of torch waits for a thread that has no core while the othe
 """
 
 
+COLLECT_AT = (10_000, 10, 10)
+"""How often Python looks for cycles of objects, after so many new ones instead of 700.
+
+There is nothing to find while torch and anndata are imported: with these, and without a last look at the end, a
+retrieve of 30 spots takes 3.1 s, not 4.3.
+"""
+
+
 def main() -> None:
     """Runs the command line; Ctrl-C, SIGTERM or SIGUSR1 before a command has begun end as they do later."""
     wait_briefly()
+    gc.set_threshold(*COLLECT_AT)
     _hear_stops(signal.default_int_handler)
     try:
         from genrag_cli.cli.app import main as run
@@ -34,6 +44,8 @@ def main() -> None:
         if done.code in (STOPPED, INTERRUPTED):
             _leave()
         raise
+    finally:
+        gc.freeze()  # what is still there ends with the process; nobody needs to look at all of it once more
 
 
 def wait_briefly() -> None:

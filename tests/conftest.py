@@ -4,6 +4,7 @@ A run of whole folders takes two workers of one thread each; one of named files,
 takes none, as -n 0 does.
 """
 
+import gc
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from genrag_cli.__main__ import COLLECT_AT
 
 settings.register_profile("patient", deadline=None)  # what a test takes hangs on who else uses the core
 settings.load_profile("patient")
@@ -33,6 +36,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Has each worker keep to one core; numpy counts threads as it is imported, so before there are workers."""
+    gc.set_threshold(*COLLECT_AT)  # as the command does
     if config.getoption("numprocesses", None):
         for name in ONE_THREAD:
             os.environ.setdefault(name, "1")

@@ -33,7 +33,7 @@ def make_report(
         "stopped": stopped,
         "elapsed_s": round(elapsed_s, 3),
         "counts": _count(outcomes),
-        "seconds": {stage: round(seconds[stage], 3) for stage in STAGES if seconds[stage]},
+        "seconds": {stage: round(seconds[stage], 3) for stage in STAGES if stage in seconds},
         "tiles": n_tiles,
         "tiles_per_s": round(n_tiles / reading, 2) if reading else None,
         "bad_tiles": sum(status.bad_tiles for status in fresh),
