@@ -19,6 +19,9 @@ from genrag_cli.stores.atomic import beside, explain, pack_folder, remove, sweep
 from genrag_cli.types import Ints, Strings
 
 ROWS_PER_CHUNK = 1024
+SMALL = 64 << 20
+"""Bytes of a group that is put together in memory: zarr hands each of its hundreds of small files from thread to
+thread, which takes longer than writing them."""
 
 
 @contextlib.contextmanager
@@ -66,6 +69,22 @@ def settled() -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def _filling(folder: Path, n_bytes: int) -> Iterator[Any]:
+    """A store for zarr to write to, whose content is in the folder on a clean exit."""
+    import zarr
+
+    if n_bytes > SMALL:
+        yield folder
+        return
+    kept: dict[str, Any] = {}
+    yield zarr.storage.MemoryStore(kept)
+    for name, content in kept.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.to_bytes())
+
+
 def write_anndata(folder: Path, adata: Any) -> None:
     """Writes an AnnData as Zarr v3 into an empty folder.
 
@@ -75,11 +94,15 @@ def write_anndata(folder: Path, adata: Any) -> None:
     import zarr
 
     compressor = zarr.codecs.BloscCodec(cname="lz4", shuffle=zarr.codecs.BloscShuffle.shuffle)
-    with anndata.settings.override(zarr_write_format=3), warnings.catch_warnings():
+    with (
+        anndata.settings.override(zarr_write_format=3),
+        warnings.catch_warnings(),
+        _filling(folder, adata.__sizeof__()) as store,
+    ):
         warnings.simplefilter("ignore")
-        group = zarr.open_group(folder, mode="w", zarr_format=3)
+        group = zarr.open_group(store, mode="w", zarr_format=3)
         anndata.io.write_elem(group, "/", adata, dataset_kwargs={"compressors": [compressor]})
-        zarr.consolidate_metadata(folder)
+        zarr.consolidate_metadata(store)
 
 
 def add_rows(folder: Path, path: str, shape: tuple[int, int], blocks: Iterator[NDArray[np.float32]]) -> None:
@@ -126,8 +149,9 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], about: dict[str, A
     """Writes named arrays as one zipped Zarr v3 group, with anything that JSON can say as its attributes."""
     import zarr
 
-    with packing(path) as folder:
-        group = zarr.open_group(folder, mode="w", zarr_format=3)
+    n_bytes = sum(array.nbytes for array in arrays.values())
+    with packing(path) as folder, _filling(folder, n_bytes) as store:
+        group = zarr.open_group(store, mode="w", zarr_format=3)
         group.attrs.update(about)
         for name, array in arrays.items():
             group.create_array(name, data=np.ascontiguousarray(array))

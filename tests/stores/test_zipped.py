@@ -53,3 +53,15 @@ def test_arrays_and_what_is_said_of_them_come_back(tmp_path):
     write_arrays(tmp_path / "a.zarr.zip", {"x/y": ROWS}, {"sections": ["é"], "curve": [[1.0, 2.5]]})
     np.testing.assert_array_equal(read_arrays(tmp_path / "a.zarr.zip")["x/y"], ROWS)
     assert read_about(tmp_path / "a.zarr.zip") == {"sections": ["é"], "curve": [[1.0, 2.5]]}
+
+
+def test_what_is_put_together_in_memory_is_what_would_be_written(tmp_path, monkeypatch):
+    frame = pd.DataFrame({"row": range(3), "name": ["x", "y", "z"]}, index=["s1", "s2", "s3"])
+    adata = anndata.AnnData(np.eye(3, dtype=np.float32), obs=frame, obsm={"spatial": np.ones((3, 2))})
+    for small, name in ((zipped.SMALL, "memory"), (0, "disk")):
+        monkeypatch.setattr(zipped, "SMALL", small)
+        with packing(tmp_path / f"{name}.zarr.zip") as folder:
+            write_anndata(folder, adata)
+        write_arrays(tmp_path / f"{name}.arrays.zip", {"a/b": np.arange(5), "c": np.eye(2)}, {"said": [1, "x"]})
+    for ending in ("zarr.zip", "arrays.zip"):
+        assert (tmp_path / f"memory.{ending}").read_bytes() == (tmp_path / f"disk.{ending}").read_bytes()
