@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from genrag_cli.types import Doubles
 
 LONG_SIDE_PX = 1500
+MOST_ENLARGED = 5.0
+"""Beyond it a small overview shows no more."""
 PNG_LEVEL = 4
 """Half the time of the usual 6, and 5 % more bytes."""
 _CONTOUR, _SPOT = (0, 158, 115), (255, 225, 0)
@@ -35,7 +37,7 @@ def tissue_overlay(
         scale: overview px per level-0 px.
         centres: (n, 2) x, y of the spots in level-0 px; n may be 0.
         side_px: side of a tile in level-0 px.
-        long_side: px of the longer side of the picture.
+        long_side: px of the longer side of the picture; fewer where the overview is enlarged `MOST_ENLARGED` times.
 
     Returns:
         (H, W, 3) RGB.
@@ -44,7 +46,7 @@ def tissue_overlay(
     from scipy import ndimage
 
     height, width = mask.shape
-    factor = long_side / max(height, width)
+    factor = min(long_side / max(height, width), MOST_ENLARGED)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     pixels = np.array(
         Image.fromarray(overview).resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.BILINEAR)

@@ -11,7 +11,7 @@ def test_a_night_without_faults(night):
     night.expect_mended()
 
 
-PATIENCE_S = "12"
+PATIENCE_S = "6"
 """In which a process starts, however busy the machine is."""
 FAULTS = pytest.mark.parametrize(
     ("how", "words"),
