@@ -149,15 +149,23 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             show_error(error)
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_stdout()
             raise typer.Exit(1) from None
         except OSError as error:
             if kwargs.get("debug"):
                 raise
             show_error(_describe(error))
+            try:
+                sys.stdout.flush()
+            except OSError:  # it is stdout that failed; what is left in it would fail again, and change the exit code
+                _give_up_stdout()
             raise typer.Exit(1) from None
 
     return run
+
+
+def _give_up_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_error(error: GeneragError) -> None:

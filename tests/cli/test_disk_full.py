@@ -86,7 +86,8 @@ def fill_at(monkeypatch, call):
     monkeypatch.setattr(os, "fsync", full)
 
 
-def test_a_full_disk_behind_stdout_is_said_too(built_bank):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_said_too(built_bank, unbuffered):
     if not os.path.exists("/dev/full"):  # noqa: PTH110 - a device, not a path of ours
         pytest.skip("no /dev/full")
     with open("/dev/full", "w") as full:  # noqa: PTH123
@@ -96,7 +97,9 @@ def test_a_full_disk_behind_stdout_is_said_too(built_bank):
             stderr=subprocess.PIPE,
             text=True,
             check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )
     assert done.returncode == 1
     assert done.stderr.startswith("error: disk full")
     assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
