@@ -23,8 +23,7 @@ another program, all of torch waits for a thread that has no core while the othe
 COLLECT_AT = (10_000, 10, 10)
 """How often Python looks for cycles of objects, after so many new ones instead of 700.
 
-There is nothing to find while torch and anndata are imported: with these, and without a last look at the end, a
-retrieve of 30 spots takes 3.1 s, not 4.3.
+There is nothing to find while torch and anndata are imported, nor at the end; `tests/benchmarks/start.py` times both.
 """
 
 

@@ -25,7 +25,7 @@ def parse_line(words: Sequence[str]) -> Line:
     if not said or said[0] not in PER_SLIDE:
         found = f"{said[0]!r} does not work on slide after slide" if said else "no command line was given"
         raise UsageError(found, f"Write one of {', '.join(PER_SLIDE)} after --, as in: -- retrieve slides/ --out out/")
-    command = typer.main.get_command(app).commands[said[0]]  # type: ignore[attr-defined]
+    command = typer.main.get_group(app).commands[said[0]]
     context = command.make_context(f"generag {said[0]}", list(said[1:]))
     given = context.params
     if not given["slides"]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from genrag_cli.errors import UsageError
 from genrag_cli.pipeline.lay_out import read_spots
@@ -19,9 +20,10 @@ def digest_of_options(options: SlideOptions) -> str:
     Raises:
         UsageError: for a file that is not there.
     """
-    (names, centres), places = (None, ()), None
+    spots: tuple[Any, ...] = ([], (), ())
     if options.spots is not None:
-        (names, centres), places = read_spots(options.spots)  # type: ignore[assignment]
+        (names, centres), places = read_spots(options.spots)
+        spots = ([] if names is None else list(names), centres, () if places is None else places)
     tissue = options.tissue
     if tissue not in TISSUE_METHODS:
         try:
@@ -32,7 +34,7 @@ def digest_of_options(options: SlideOptions) -> str:
                 f"Known: {', '.join(TISSUE_METHODS)}, or a file with a mask (PNG, TIFF) or contours (GeoJSON).",
             ) from error
     stated = dataclasses.asdict(dataclasses.replace(options, spots=None, tissue=tissue))
-    return fingerprint(stated, [] if names is None else list(names), centres, () if places is None else places)
+    return fingerprint(stated, *spots)
 
 
 def digest_of_slide(path: Path) -> str:

@@ -242,7 +242,7 @@ class Server:
             stream.reader.read(row, into)
         except MemoryError:
             return self._too_large()[0]
-        except Exception:
+        except Exception:  # readers of damaged files raise anything; what the second try says is what is told
             # OpenSlide answers every read with its first error until the file is opened again.
             try:
                 with _open_as(*self.opened) as fresh:

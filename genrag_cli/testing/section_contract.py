@@ -22,7 +22,7 @@ class SectionContract:
 
     def make_section(self, folder: Path) -> Section:
         """A section with two or more spots whose files lie in `folder`, an empty folder of its own."""
-        raise NotImplementedError
+        raise NotImplementedError("override `make_section` with one that returns a section whose files it has written")
 
     def test_spots_and_genes_have_unique_names(self, tmp_path: Path) -> None:
         """Everything later is joined by name."""

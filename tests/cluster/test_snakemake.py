@@ -11,7 +11,6 @@ import pytest
 @pytest.fixture
 def snakemake(cohort, generag, path_to_generag, monkeypatch):
     """`snakemake(*slides, out=...) -> CompletedProcess`, on two cores."""
-    pytest.importorskip("snakemake")
     monkeypatch.chdir(cohort.folder)
 
     def run(*slides, out):

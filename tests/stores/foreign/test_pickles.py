@@ -3,6 +3,7 @@
 import json
 import pickle
 import runpy
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,8 +84,8 @@ PLANTED = [
 
 @pytest.mark.parametrize("plant", PLANTED)
 def test_a_planted_pickle_is_refused_and_not_executed(plant, tmp_path, monkeypatch):
-    pickles = pytest.importorskip("numcodecs.pickles")
-    monkeypatch.setattr(pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    if find_spec("numcodecs.pickles"):  # whose guard is not what is tested here
+        monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
     mark = tmp_path / "executed"
     path = plant(tmp_path, mark)
     for read in (read_features, read_predictions):
