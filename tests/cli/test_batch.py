@@ -312,6 +312,16 @@ def test_bad_tiles_are_counted_named_and_left_out_as_far_as_that_was_allowed(que
     assert "tiles cannot be read and are left out, first" in done.err
 
 
+def test_a_bad_slide_is_named_by_its_own_path_where_it_was_staged(query, slide, tmp_path):
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(slide.read_bytes()[:2000])
+    done = query("embed", bad, "--stage", tmp_path / "local", "--json")
+    assert done.code == 1
+    (told,) = json.loads(done.out)["slides"]
+    assert told["error"].startswith(f"{bad}: ")
+    assert "generag-stage-" not in done.out + done.err + (tmp_path / "out" / "bad.stain.embed.status.json").read_text()
+
+
 def test_a_staged_slide_gives_the_same_bytes_and_leaves_nothing_on_the_local_disk(query, slide, tmp_path):
     query("embed", slide)
     done = query("embed", slide, "--stage", tmp_path / "local", "--out", tmp_path / "staged", "--json")

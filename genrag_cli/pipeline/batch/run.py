@@ -254,14 +254,12 @@ class Batch(Generic[B]):
         except OSError as error:
             self._fail(taken, explain(error, target))
         except MemoryError:
-            self._fail(
-                taken, GeneragError(f"{job.slide}: out of memory", "Give the job more memory, or fewer --genes.")
-            )
+            self._fail(taken, GeneragError(f"{job.slide}: out of memory", "Give it more, or fewer --genes."))
         except Exception as error:  # a defect, which must not take the night's other slides along
             if self.options.debug:
                 raise
-            kind = type(error).__name__
-            self._fail(taken, GeneragError(f"{job.slide}: unexpected {kind}: {error}", "--debug shows where."))
+            what = f"{job.slide}: unexpected {type(error).__name__}: {error}"
+            self._fail(taken, GeneragError(what, "--debug shows where."))
         self._let_go(taken)
 
     def _finish(self, taken: _Taken[B]) -> Finished | None:
@@ -328,6 +326,8 @@ class Batch(Generic[B]):
             self._tell(Outcome(taken.job, taken.target, status, skipped=skipped))
 
     def _fail(self, taken: _Taken[B], error: GeneragError) -> None:
+        if self._stage is not None:
+            self._stage.name_slide(error, taken.source, taken.job)
         taken.status.reason, taken.status.hint = error.message, error.hint
         taken.found = None
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from genrag_cli import stopping
-from genrag_cli.errors import SlideError, UsageError
+from genrag_cli.errors import GeneragError, SlideError, UsageError
 from genrag_cli.pipeline.batch.inputs import Job
 from genrag_cli.slides.files import slide_files
 from genrag_cli.stores.atomic import explain, remove
@@ -66,6 +66,11 @@ class Stage:
         except BaseException:
             remove(place)
             raise
+
+    def name_slide(self, error: GeneragError, copy: Path | None, job: Job) -> None:
+        """Has an error name the slide in place of its copy, which is about to go."""
+        if copy is not None:
+            error.message, error.hint = (t.replace(str(copy), job.slide) for t in (error.message, error.hint))
 
     def drop(self, path: Path) -> None:
         """Removes a copy."""
