@@ -11,8 +11,8 @@ from contextlib import closing
 import numpy as np
 
 from genrag_cli.backbones.base import Backbone
-from genrag_cli.errors import BackboneError, SlideError
-from genrag_cli.slides import Slide, TileStream, read_tiles
+from genrag_cli.errors import BackboneError
+from genrag_cli.slides import Slide, TileStream, expect_whole, read_tiles
 from genrag_cli.types import Floats, Ints, Listener, TileBatch, TileGrid
 
 AHEAD = 128
@@ -68,10 +68,10 @@ def encode_blocks(
             for _ in range(0, len(block), batch):
                 with clock.timed("read"):
                     tiles = next(batches)
-                for row, why in tiles.bad.items():
-                    if bad is None:
-                        raise SlideError(why, "The file is damaged or incomplete; copy it again.")
-                    bad[row] = why
+                if bad is None:
+                    expect_whole(tiles)
+                else:
+                    bad.update(tiles.bad)
                 with clock.timed("encode"):
                     done.append(_expect_numbers(backbone.encode(tiles.pixels), backbone, tiles, grid))
                 n += len(tiles.rows)

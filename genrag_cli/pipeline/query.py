@@ -17,7 +17,15 @@ from genrag_cli.pipeline.lay_out import LaidOut, lay_out, open_with_pixel_size, 
 from genrag_cli.pipeline.loading import Loaded, record
 from genrag_cli.pipeline.mix_ups import doubt_spots
 from genrag_cli.pipeline.options import RunOptions, SlideOptions
-from genrag_cli.slides import RemoteSlide, overview, plan_tiles, read_tiles, resolve_pixel_size, sample_rows
+from genrag_cli.slides import (
+    RemoteSlide,
+    expect_whole,
+    overview,
+    plan_tiles,
+    read_tiles,
+    resolve_pixel_size,
+    sample_rows,
+)
 from genrag_cli.slides.spots import lattice_places
 from genrag_cli.slides.square import from_level0, unstretch
 from genrag_cli.stores.bank import Bank
@@ -145,9 +153,7 @@ def _query_of(
 
     def tiles(other: TileGrid) -> Iterator[TileBatch]:
         for batch in read_tiles(slide, other, batch=BATCH, workers=run.workers):
-            for why in batch.bad.values():
-                raise SlideError(why, "The file is damaged or incomplete; copy it again.")
-            yield batch
+            yield expect_whole(batch)
 
     def close() -> None:
         if making is not None:

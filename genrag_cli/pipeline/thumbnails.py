@@ -12,7 +12,7 @@ from genrag_cli.errors import BankError, CohortError, SlideError, UsageError
 from genrag_cli.pipeline.geometry import Geometry, tile_um
 from genrag_cli.pipeline.options import RunOptions
 from genrag_cli.pipeline.sections import open_image
-from genrag_cli.slides import PatchSlide, RemoteSlide, Slide, open_patches, plan_spots, read_tiles
+from genrag_cli.slides import PatchSlide, RemoteSlide, Slide, expect_whole, open_patches, plan_spots, read_tiles
 from genrag_cli.stores.bank import Bank, SectionReader
 from genrag_cli.stores.bank_writer import BankWriter
 from genrag_cli.stores.thumbnails import QUALITY, add_thumbnails, has_thumbnails, read_thumbnails
@@ -113,7 +113,7 @@ def _keep(writer: BankWriter, section: Section, run: RunOptions, listener: Liste
 def _show(batches: Iterator[TileBatch], name: str, total: int, listener: Listener) -> Iterator[NDArray[np.uint8]]:
     done = 0
     for batch in batches:
-        yield from _expect_whole(batch)
+        yield from expect_whole(batch).pixels
         done += len(batch.pixels)
         listener.progress(Progress(f"thumbnails of {name}", done, total))
 
@@ -158,16 +158,10 @@ def _from_slide(bank: Bank, stored: SectionReader, rows: Ints, side_px: int, wor
             grid = _plan(slide, stored, bank.geometry, side_px)
             found: list[Tile] = []
             for batch in read_tiles(slide, grid, rows, batch=_BATCH, workers=workers):
-                found += list(_expect_whole(batch))
+                found += list(expect_whole(batch).pixels)
             return found
     except OSError as error:
         raise SlideError(f"{path}: {error.strerror or error}") from error
-
-
-def _expect_whole(batch: TileBatch) -> NDArray[np.uint8]:
-    for why in batch.bad.values():
-        raise SlideError(why, "The file is damaged or incomplete; copy it again.")
-    return batch.pixels
 
 
 def _resize(tile: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:

@@ -11,7 +11,15 @@ from genrag_cli.slides.order import reading_order
 from genrag_cli.slides.patches import PatchSlide, open_patches, which_have_patches
 from genrag_cli.slides.remote import RemoteSlide, TileStream
 from genrag_cli.slides.spots import lattice_places, plan_spots, read_spots_csv
-from genrag_cli.slides.tiles import best_level, choose_pitch, n_beyond_edge, plan_tiles, read_tiles, sample_rows
+from genrag_cli.slides.tiles import (
+    best_level,
+    choose_pitch,
+    expect_whole,
+    n_beyond_edge,
+    plan_tiles,
+    read_tiles,
+    sample_rows,
+)
 from genrag_cli.slides.tissue import Tissue, find_tissue, overview, tissue_mask, tissue_share
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "Tissue",
     "best_level",
     "choose_pitch",
+    "expect_whole",
     "find_tissue",
     "lattice_places",
     "n_beyond_edge",

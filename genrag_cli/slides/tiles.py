@@ -187,6 +187,17 @@ def read_tiles(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def expect_whole(batch: TileBatch) -> TileBatch:
+    """The same tiles, for a caller who cannot do without one.
+
+    Raises:
+        SlideError: where one could not be read.
+    """
+    for why in batch.bad.values():
+        raise SlideError(why, "The file is damaged or incomplete; copy it again.")
+    return batch
+
+
 def _finish(begun: Iterable[tuple[TileBatch, list[Future[None]]]], workers: int) -> bool:
     """Waits until all tiles are read; whether the CPUs were busy meanwhile, so that waiting cost nothing."""
     began, busy = time.perf_counter(), time.process_time()
